@@ -1,0 +1,1 @@
+//! The rules of rooms: events, room versions, authorisation, state resolution, signatures. Pure.

@@ -1,0 +1,1 @@
+//! The inbound HTTP kit: erased routes, authentication, errors, limits.

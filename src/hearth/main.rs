@@ -1,0 +1,3 @@
+//! The executable: configuration, choice of adapters, roles.
+
+fn main() {}

@@ -1,0 +1,23 @@
+//! Traits for the world outside: the storage engine, the clock, randomness; with an in-memory double and a conformance
+//! suite for each.
+//!
+//! This crate never knows a table's layout, a service or an adapter: it is the contract that both sides are built
+//! against. Start with [`Engine`].
+
+mod clock;
+mod engine;
+mod entropy;
+pub mod mem;
+pub mod suite;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use engine::{
+    Batch, BatchError, CommitError, Committed, Done, Engine, Entry, Fill, FillIn, Heads, Key, KeyRange, LogItem, Page, Partition,
+    Position, Put, Requirement, Table, Unavailable, commit,
+};
+pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
+
+use std::{future::Future, pin::Pin};
+
+/// A future behind a pointer, so that a trait that returns it can be used as `dyn`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

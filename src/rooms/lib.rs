@@ -1,0 +1,1 @@
+//! Create, send, join, read: the only writer of room events.

@@ -1,0 +1,1 @@
+//! Assembles services, routers and log readers from a set of ports.

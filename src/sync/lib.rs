@@ -1,0 +1,1 @@
+//! Long-poll sessions: loads, waits, replies.

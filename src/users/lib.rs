@@ -1,0 +1,1 @@
+//! Accounts, sessions, devices, account data, profiles, presence, typing, receipts.

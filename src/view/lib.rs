@@ -1,0 +1,1 @@
+//! What a reader sees: visibility and sync deltas. Pure.
