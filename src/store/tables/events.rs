@@ -1,0 +1,113 @@
+//! Events and timelines: `Ev` rows `E room event`, `Ix` rows `e id16 room`, `Tl` rows `T room order`.
+
+use hearth_ports::Key;
+use serde::{Deserialize, Serialize};
+
+use crate::{EventNumber, Order, RoomNumber, StateVersion, id16, key, row};
+
+/// What became of an event here. Bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventFlags(pub u8);
+
+impl EventFlags {
+    /// It failed a check against its auth events or the state before it; it has no effect.
+    pub const REJECTED: Self = Self(1);
+    /// It failed the check against the current state; it is never shown and never cited.
+    pub const SOFT_FAILED: Self = Self(2);
+    /// It is stored because others cite it; its place in the room is not known.
+    pub const OUTLIER: Self = Self(4);
+    /// A redaction of it has taken effect; the stored JSON is the redacted form.
+    pub const REDACTED: Self = Self(8);
+
+    /// Whether all bits of `other` are set.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// With the bits of `other` set as well.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// The device and transaction id by which a local client sent an event: told back to that device only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SenderTransaction {
+    /// The device's id.
+    pub device: String,
+    /// The client's transaction id.
+    pub transaction: String,
+}
+
+/// What is known of a stored event beside its JSON. On disk the JSON follows it in the same row.
+///
+/// `position` is the live event's log position (0 for outliers), filled at commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventHeader {
+    /// The `position` of its [`Order`].
+    #[serde(skip)]
+    pub position: u64,
+    /// The `within` of its [`Order`].
+    pub within: u32,
+    /// Verdicts.
+    pub flags: EventFlags,
+    /// The event's id: deriving it costs a hash.
+    pub event_id: String,
+    /// When this server stored it, in milliseconds since the Unix epoch.
+    pub received_ts_ms: u64,
+    /// The state just before it.
+    pub state_before: StateVersion,
+    /// The state just after it.
+    pub state_after: StateVersion,
+    /// The events it cites as previous, as far as they are stored here.
+    pub prevs: Vec<EventNumber>,
+    /// Its auth events.
+    pub auths: Vec<EventNumber>,
+    /// The state event that it took the place of, for `prev_content` and `replaces_state`.
+    pub replaces: Option<EventNumber>,
+    /// The redaction that took effect on it.
+    pub redacted_by: Option<EventNumber>,
+    /// For a redaction: the event that it redacts, where it took effect.
+    pub redacts: Option<EventNumber>,
+    /// Who sent it, if it was a device of this server.
+    pub sent_by: Option<SenderTransaction>,
+}
+
+row!(EventHeader, "event header", version 1, positions position);
+
+impl EventHeader {
+    /// Its place in the timeline.
+    pub const fn order(&self) -> Order {
+        Order { position: self.position, within: self.within }
+    }
+}
+
+/// An event in its room's timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineRow {
+    /// The event; `None` where the current state changed without one.
+    pub event: Option<EventNumber>,
+    /// The room's current state after it.
+    pub state: StateVersion,
+}
+
+row!(TimelineRow, "timeline row", version 1);
+
+/// `Ev`: the event itself.
+pub fn event_key(room: RoomNumber, event: EventNumber) -> Key {
+    key(b'E').room(room).event(event).build()
+}
+
+/// `Ix`: from an event id to its number; the value is the number as 4 bytes.
+pub fn event_index_key(event_id: &str, room: RoomNumber) -> Key {
+    key(b'e').raw(&id16(event_id)).room(room).build()
+}
+
+/// `Tl`: the timeline. For a live event the position at offset [`TIMELINE_POSITION_OFFSET`] is filled at commit.
+pub fn timeline_key(room: RoomNumber, order: Order) -> Key {
+    key(b'T').room(room).order(order).build()
+}
+
+/// Where the position stands in [`timeline_key`].
+pub const TIMELINE_POSITION_OFFSET: u16 = 9;

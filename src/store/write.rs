@@ -1,0 +1,114 @@
+//! Batches in terms of rows.
+
+use bytes::Bytes;
+use hearth_ports::{Batch, Fill, FillIn, Key, LogItem, Partition, Put, Requirement, Table};
+use smallvec::SmallVec;
+
+use crate::{LogEntry, Row, codec::encode};
+
+/// Which of a batch's positions: 0 is the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PositionIndex(pub u16);
+
+/// A conditional write in one partition: what must hold, what is written, what the log says of it.
+#[derive(Clone, Debug)]
+pub struct Write {
+    pub(crate) batch: Batch,
+    pub(crate) entries: Vec<(PositionIndex, LogEntry)>,
+}
+
+impl Write {
+    /// Nothing yet.
+    pub fn new(partition: Partition) -> Self {
+        Self { batch: Batch::new(partition), entries: Vec::new() }
+    }
+
+    /// Whose partition this is.
+    pub const fn partition(&self) -> Partition {
+        self.batch.partition
+    }
+
+    /// How large the batch is so far, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.batch.size_bytes()
+    }
+
+    /// Asks for one more position, after all asked for before.
+    pub fn position(&mut self) -> PositionIndex {
+        let index = self.batch.positions;
+        self.batch.positions = index.checked_add(1).expect("a batch has fewer than 65,536 positions");
+        PositionIndex(index)
+    }
+
+    /// This row must not exist.
+    pub fn require_absent(&mut self, table: Table, key: Key) {
+        self.batch.require.push(Requirement { table, key, value: None });
+    }
+
+    /// This row must hold exactly these bytes, or be absent for `None`.
+    pub fn require(&mut self, table: Table, key: Key, value: Option<Bytes>) {
+        self.batch.require.push(Requirement { table, key, value });
+    }
+
+    /// Writes a row; with `row` the positions it declares are as they stand in it.
+    pub fn put<R: Row>(&mut self, table: Table, key: Key, row: &R) {
+        self.put_bytes(table, key, encode(row));
+    }
+
+    /// Writes a row whose positions are filled at commit, one index for each that the row declares.
+    pub fn put_at<R: Row>(&mut self, table: Table, key: Key, row: &R, positions: &[PositionIndex]) {
+        self.put_filled(table, key, encode(row), None, positions);
+    }
+
+    /// Writes a value that is not a [`Row`]: a marker, a number.
+    pub fn put_bytes(&mut self, table: Table, key: Key, value: impl Into<Bytes>) {
+        self.batch.put.push(Put { table, key, value: value.into(), fill: SmallVec::new() });
+    }
+
+    /// Writes a row whose key has a position at `in_key` (offset, index), and whose value begins, behind its version
+    /// byte, with these positions.
+    pub fn put_filled(
+        &mut self,
+        table: Table,
+        key: Key,
+        value: Bytes,
+        in_key: Option<(u16, PositionIndex)>,
+        in_value: &[PositionIndex],
+    ) {
+        let mut fill = SmallVec::new();
+        if let Some((offset, index)) = in_key {
+            fill.push(Fill { place: FillIn::Key, offset, index: index.0 });
+        }
+        for (nth, index) in in_value.iter().enumerate() {
+            let offset = u16::try_from(1 + 8 * nth).expect("rows have few positions");
+            fill.push(Fill { place: FillIn::Value, offset, index: index.0 });
+        }
+        self.batch.put.push(Put { table, key, value, fill });
+    }
+
+    /// Deletes a row, if it is there.
+    pub fn delete(&mut self, table: Table, key: Key) {
+        self.batch.delete.push((table, key));
+    }
+
+    /// Tells the log's readers, at this position.
+    pub fn log(&mut self, at: PositionIndex, entry: LogEntry) {
+        self.batch.log.push(LogItem { index: at.0, body: entry.encode() });
+        self.entries.push((at, entry));
+    }
+
+    /// Takes over everything of `other`, its positions behind ours. Both must be of one partition.
+    pub fn append(&mut self, other: Self) {
+        assert_eq!(self.batch.partition, other.batch.partition, "a batch touches one partition");
+        let shift = self.batch.positions;
+        self.batch.positions = shift.checked_add(other.batch.positions).expect("a batch has fewer than 65,536 positions");
+        self.batch.require.extend(other.batch.require);
+        self.batch.delete.extend(other.batch.delete);
+        self.batch.put.extend(other.batch.put.into_iter().map(|mut put| {
+            put.fill.iter_mut().for_each(|fill| fill.index += shift);
+            put
+        }));
+        self.batch.log.extend(other.batch.log.into_iter().map(|item| LogItem { index: item.index + shift, ..item }));
+        self.entries.extend(other.entries.into_iter().map(|(at, entry)| (PositionIndex(at.0 + shift), entry)));
+    }
+}
