@@ -1,5 +1,7 @@
 //! The storage engine: an ordered map of bytes with conditional, positioned, atomic commits.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use futures_channel::oneshot;
 
@@ -115,6 +117,30 @@ pub struct Put {
     pub fill: smallvec::SmallVec<[Fill; 2]>,
 }
 
+impl Put {
+    /// The row as it is written when the batch's first position is `first`.
+    pub fn filled(&self, first: Position) -> Entry {
+        let (mut key, mut value) = (Cow::Borrowed(&self.key[..]), Cow::Borrowed(&self.value[..]));
+        for fill in &self.fill {
+            let bytes = match fill.place {
+                FillIn::Key => key.to_mut(),
+                FillIn::Value => value.to_mut(),
+            };
+            let position = first.0 + u64::from(fill.index);
+            bytes[usize::from(fill.offset)..][..8].copy_from_slice(&position.to_be_bytes());
+        }
+        Entry { key: owned(key, &self.key), value: owned(value, &self.value) }
+    }
+}
+
+/// Shares the original where nothing was written into it.
+fn owned(bytes: Cow<'_, [u8]>, original: &Bytes) -> Bytes {
+    match bytes {
+        Cow::Borrowed(_) => original.clone(),
+        Cow::Owned(bytes) => bytes.into(),
+    }
+}
+
 /// The row is absent (`None`) or holds exactly these bytes.
 #[derive(Clone, Debug)]
 pub struct Requirement {
@@ -131,6 +157,8 @@ pub struct Requirement {
 /// The engine gathers the items of a commit group in one row of [`Table::Tl`]:
 /// key `L`, partition (1 byte), the group's last position in this partition (8 bytes);
 /// value: for each item its position (8 bytes), the length of its body (4 bytes), its body. Integers are big-endian.
+/// [`log_rows`](crate::log_rows) and [`read_log_row`](crate::read_log_row) are this layout; a group whose items exceed
+/// what a value may hold has several rows.
 #[derive(Clone, Debug)]
 pub struct LogItem {
     /// Which of the batch's positions this item has.
@@ -161,6 +189,8 @@ impl Batch {
     pub const KEY_BYTES_MAX: usize = 1_000;
     /// The most bytes a value may have.
     pub const VALUE_BYTES_MAX: usize = 90_000;
+    /// The most bytes the body of a [`LogItem`] may have, so that a row of the log can hold a few.
+    pub const LOG_BODY_BYTES_MAX: usize = 16_000;
     /// The most bytes that a whole batch may have, keys and values; larger loads are split by their author.
     pub const BATCH_BYTES_MAX: usize = 8 << 20;
 
@@ -185,6 +215,7 @@ impl Batch {
             return Err(BatchError::TooLarge);
         }
         let keys = self.put.iter().map(|put| &put.key).chain(self.delete.iter().map(|(_, key)| key));
+        let keys = keys.chain(self.require.iter().map(|required| &required.key));
         for key in keys {
             if key.is_empty() || key.len() > Self::KEY_BYTES_MAX {
                 return Err(BatchError::Key);
@@ -204,10 +235,33 @@ impl Batch {
                 }
             }
         }
-        if self.log.iter().any(|item| item.index >= self.positions) {
-            return Err(BatchError::Fill);
+        for item in &self.log {
+            if item.index >= self.positions {
+                return Err(BatchError::Fill);
+            }
+            if item.body.len() > Self::LOG_BODY_BYTES_MAX {
+                return Err(BatchError::Value);
+            }
         }
         Ok(())
+    }
+
+    /// What the batch is given by an engine that has handed out the positions up to `counter` (no less than `head`)
+    /// when the partition's head is `head`.
+    pub fn committed(&self, head: Position, counter: Position) -> Committed {
+        if self.positions == 0 {
+            return Committed { prev: head, first: head, last: head };
+        }
+        let (first, last) = (Position(counter.0 + 1), Position(counter.0 + u64::from(self.positions)));
+        Committed { prev: head, first, last }
+    }
+
+    /// The items of the log by rising position, those of one position as they stand in [`Batch::log`].
+    pub fn log_items(&self, first: Position) -> Vec<(Position, Bytes)> {
+        let item = |item: &LogItem| (Position(first.0 + u64::from(item.index)), item.body.clone());
+        let mut items: Vec<_> = self.log.iter().map(item).collect();
+        items.sort_by_key(|(position, _)| *position);
+        items
     }
 }
 
@@ -220,7 +274,7 @@ pub enum BatchError {
     /// A key is empty or longer than [`Batch::KEY_BYTES_MAX`].
     #[error("a key is empty or too long")]
     Key,
-    /// A value is longer than [`Batch::VALUE_BYTES_MAX`].
+    /// A value is longer than [`Batch::VALUE_BYTES_MAX`], or a log item than [`Batch::LOG_BODY_BYTES_MAX`].
     #[error("a value is too long")]
     Value,
     /// A fill or log item points outside its row or at a position the batch does not have.
@@ -333,7 +387,8 @@ pub trait Engine: Send + Sync {
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, Unavailable>>;
 
     /// Many rows of a table, in the order of `keys`.
-    fn multi_get<'a>(&'a self, table: Table, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, Unavailable>>;
+    fn multi_get<'a>(&'a self, table: Table, keys: &'a [Key])
+    -> BoxFuture<'a, Result<Vec<Option<Bytes>>, Unavailable>>;
 
     /// One page of a range, bounded in rows and bytes. The next page begins just behind the last key returned (with
     /// `reverse`: just before it); a page with fewer rows than both bounds allow is the last.

@@ -7,15 +7,17 @@
 mod clock;
 mod engine;
 mod entropy;
+mod log;
 pub mod mem;
 pub mod suite;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use engine::{
-    Batch, BatchError, CommitError, Committed, Done, Engine, Entry, Fill, FillIn, Heads, Key, KeyRange, LogItem, Page, Partition,
-    Position, Put, Requirement, Table, Unavailable, commit,
+    Batch, BatchError, CommitError, Committed, Done, Engine, Entry, Fill, FillIn, Heads, Key, KeyRange, LogItem, Page,
+    Partition, Position, Put, Requirement, Table, Unavailable, commit,
 };
 pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
+pub use log::{log_key, log_rows, read_log_row};
 
 use std::{future::Future, pin::Pin};
 
