@@ -1,0 +1,143 @@
+//! Who is asking, and who may.
+
+use http::{HeaderMap, Method, header::AUTHORIZATION};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+
+use crate::{BoxFuture, Error};
+
+/// Who may call a route. Every route names one; there is no default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody; a token is not even looked at.
+    Public,
+    /// Anybody; a token that is sent must be valid.
+    Optional,
+    /// A full account; guests get `M_GUEST_ACCESS_FORBIDDEN`.
+    User,
+    /// Any account.
+    UserOrGuest,
+    /// An administrator of this server.
+    Admin,
+}
+
+/// The account and session behind a request's access token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requester {
+    /// The account.
+    pub user_id: OwnedUserId,
+    /// The session's device; `None` where a session has none.
+    pub device_id: Option<OwnedDeviceId>,
+    /// Names the access token without being it: the start of its hash. Stable for the token's life.
+    pub token_id: u64,
+    /// A guest account.
+    pub guest: bool,
+    /// An administrator of this server.
+    pub admin: bool,
+    /// Suspended: may read and leave, little else (client-server API, "Account suspension").
+    pub suspended: bool,
+    /// Locked: may only log out (client-server API, "Account locking").
+    pub locked: bool,
+}
+
+impl Requester {
+    /// The account.
+    pub fn user(&self) -> &UserId {
+        &self.user_id
+    }
+
+    /// The session's device, if it has one.
+    pub fn device(&self) -> Option<&DeviceId> {
+        self.device_id.as_deref()
+    }
+
+    /// The session's device; `M_FORBIDDEN` for sessions that have none.
+    pub fn require_device(&self) -> Result<&DeviceId, Error> {
+        self.device().ok_or_else(|| Error::forbidden("this session has no device"))
+    }
+}
+
+/// Why a token names nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthError {
+    /// It never existed, or it has ended. With `soft_logout` the device remains and may log in again or refresh.
+    UnknownToken {
+        /// See "Soft logout".
+        soft_logout: bool,
+    },
+    /// The account is locked, and the reader of tokens does not say more about it.
+    Locked,
+    /// The store can't be asked now.
+    Unavailable,
+}
+
+/// Turns access tokens into requesters. Implemented over the accounts by the crate that assembles the server.
+pub trait Authenticate: Send + Sync {
+    /// Finds the session of this token.
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Requester, AuthError>>;
+}
+
+/// What a route demands, beside [`Access`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Demand {
+    pub(crate) access: Access,
+    /// A suspended account may call it.
+    pub(crate) suspended_ok: bool,
+    /// A locked account may call it.
+    pub(crate) locked_ok: bool,
+}
+
+impl Demand {
+    /// Suspended accounts may read; what else they may do, a route says itself.
+    pub(crate) fn new(access: Access, method: &Method) -> Self {
+        Self { access, suspended_ok: method == Method::GET, locked_ok: false }
+    }
+
+    /// Finds and admits the requester, or says why not.
+    pub(crate) async fn admit(
+        self,
+        authenticate: &dyn Authenticate,
+        headers: &HeaderMap,
+    ) -> Result<Option<Requester>, Error> {
+        if self.access == Access::Public {
+            return Ok(None);
+        }
+        let Some(token) = bearer(headers)? else {
+            return if self.access == Access::Optional { Ok(None) } else { Err(Error::missing_token()) };
+        };
+        let requester = authenticate.authenticate(token).await.map_err(|error| match error {
+            AuthError::UnknownToken { soft_logout } => Error::unknown_token(soft_logout),
+            AuthError::Locked => Error::user_locked(),
+            AuthError::Unavailable => Error::unavailable(),
+        })?;
+        self.check(&requester)?;
+        Ok(Some(requester))
+    }
+
+    fn check(self, requester: &Requester) -> Result<(), Error> {
+        if requester.locked && !self.locked_ok {
+            return Err(Error::user_locked());
+        }
+        if requester.suspended && !self.suspended_ok {
+            return Err(Error::user_suspended());
+        }
+        match self.access {
+            Access::User | Access::Admin if requester.guest => Err(Error::guest_access_forbidden()),
+            Access::Admin if !requester.admin => Err(Error::forbidden("only for administrators of this server")),
+            Access::Public | Access::Optional | Access::User | Access::UserOrGuest | Access::Admin => Ok(()),
+        }
+    }
+}
+
+/// The token of `Authorization: Bearer …`. Another scheme is no token; a broken header is an unknown one.
+///
+/// The query parameter `access_token` left the specification and is not read: URLs end up in logs.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Error> {
+    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
+    let value = value.to_str().map_err(|_| Error::unknown_token(false))?;
+    let Some((scheme, token)) = value.split_once(' ') else { return Ok(None) };
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Ok(None);
+    }
+    let token = token.trim();
+    Ok((!token.is_empty()).then_some(token))
+}

@@ -1,0 +1,274 @@
+//! From routes to a router, and from a request to its answer.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{FromRequestParts as _, RawPathParams},
+};
+use futures_util::FutureExt as _;
+use hearth_ports::Entropy;
+use http::{HeaderName, HeaderValue, Method, Request, Response, request::Parts};
+use tower::Service;
+use tracing::Instrument as _;
+
+use crate::{
+    Authenticate, BoxFuture, Call, Cidr, Error, Limit, LimitSettings, Limits, Reply, Route,
+    access::Demand,
+    address, body,
+    call::Params,
+    cors, json,
+    observe::RouteMetrics,
+};
+
+/// How the kit behaves, whatever the routes.
+#[derive(Clone, Debug, Default)]
+pub struct EdgeSettings {
+    /// Rate limits.
+    pub limits: LimitSettings,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Cidr>,
+}
+
+/// Gathers routes with their states and becomes a router.
+pub struct Edge {
+    shared: Arc<Shared>,
+    /// By the path's shape: `/a/{0}/b/{1}`.
+    paths: BTreeMap<String, Vec<Endpoint>>,
+}
+
+/// What every request needs.
+struct Shared {
+    limits: Arc<Limits>,
+    trusted_proxies: Vec<Cidr>,
+    authenticate: Arc<dyn Authenticate>,
+    /// Tells the requests of this process from those of its last run.
+    run: String,
+    requests: AtomicU64,
+    unrouted: RouteMetrics,
+}
+
+/// A route bound to its state.
+#[derive(Clone)]
+struct Endpoint {
+    method: Method,
+    names: Arc<[String]>,
+    demand: Demand,
+    limit: Limit,
+    body_bytes_max: usize,
+    raw_body: bool,
+    metrics: Arc<RouteMetrics>,
+    handler: Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Reply, Error>> + Send + Sync>,
+}
+
+impl Edge {
+    /// No routes yet.
+    pub fn new(settings: &EdgeSettings, authenticate: Arc<dyn Authenticate>, entropy: &(dyn Entropy + 'static)) -> Self {
+        let shared = Shared {
+            limits: Arc::new(Limits::new(&settings.limits)),
+            trusted_proxies: settings.trusted_proxies.clone(),
+            authenticate,
+            run: entropy.alphanumeric(6),
+            requests: AtomicU64::new(0),
+            unrouted: RouteMetrics::new("none".to_owned()),
+        };
+        Self { shared: Arc::new(shared), paths: BTreeMap::new() }
+    }
+
+    /// Adds routes that share a state.
+    ///
+    /// # Panics
+    /// If two routes have the same method and path: our mistake.
+    #[must_use]
+    pub fn routes<S: Send + Sync + 'static>(mut self, state: &Arc<S>, routes: impl IntoIterator<Item = Route<S>>) -> Self {
+        for route in routes {
+            self.add(state, &route);
+        }
+        self
+    }
+
+    fn add<S: Send + Sync + 'static>(&mut self, state: &Arc<S>, route: &Route<S>) {
+        let name = route.paths.last().map_or_else(String::new, |path| format!("{} {path}", route.method));
+        let metrics = Arc::new(RouteMetrics::new(name));
+        for path in &route.paths {
+            let (shape, names) = shape(path);
+            let (state, handler) = (Arc::clone(state), Arc::clone(&route.handler));
+            let endpoints = self.paths.entry(shape).or_default();
+            assert!(endpoints.iter().all(|known| known.method != route.method), "{} {path} is routed twice", route.method);
+            endpoints.push(Endpoint {
+                method: route.method.clone(),
+                names,
+                demand: route.demand,
+                limit: route.limit,
+                body_bytes_max: route.body_bytes_max,
+                raw_body: route.raw_body,
+                metrics: Arc::clone(&metrics),
+                handler: Arc::new(move |call| handler(Arc::clone(&state), call)),
+            });
+        }
+    }
+
+    /// The router. Paths that no route has are answered with 404 `M_UNRECOGNIZED`.
+    pub fn into_router(self) -> Router {
+        let Self { shared, paths } = self;
+        let nowhere = Place { shared: Arc::clone(&shared), endpoints: Arc::default() };
+        let places = paths.into_iter().map(|(shape, endpoints)| {
+            (shape, Place { shared: Arc::clone(&shared), endpoints: endpoints.into() })
+        });
+        let router = places.fold(Router::new(), |router, (shape, place)| router.route_service(&shape, place));
+        router.fallback_service(nowhere)
+    }
+}
+
+/// `/a/{room_id}` → `/a/{0}`, `["room_id"]`: routes that differ in the names of their variables share a path.
+fn shape(path: &str) -> (String, Arc<[String]>) {
+    let mut names = Vec::new();
+    let segments = path.split('/').map(|segment| {
+        let Some(name) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
+            return segment.to_owned();
+        };
+        let (star, name) = name.strip_prefix('*').map_or(("", name), |name| ("*", name));
+        names.push(name.to_owned());
+        format!("{{{star}{}}}", names.len() - 1)
+    });
+    let shape = segments.collect::<Vec<_>>().join("/");
+    (shape, names.into())
+}
+
+/// Everything under one path: the one type of handler that axum sees.
+#[derive(Clone)]
+struct Place {
+    shared: Arc<Shared>,
+    /// One for each method; none for the place of unknown paths.
+    endpoints: Arc<[Endpoint]>,
+}
+
+impl Service<Request<Body>> for Place {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let place = self.clone();
+        Box::pin(async move { Ok(place.answer(request).await) })
+    }
+}
+
+impl Place {
+    async fn answer(self, request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let request_id = self.shared.next_request_id();
+        let cross_origin = cors::applies(request.uri().path());
+        let endpoint = self.find(request.method());
+        let metrics = endpoint.as_ref().map_or(&self.shared.unrouted, |endpoint| &endpoint.metrics);
+        let result = match &endpoint {
+            _ if request.method() == Method::OPTIONS => Ok(cors::preflight()),
+            Ok(endpoint) => {
+                let span = tracing::info_span!("request", id = %request_id, route = endpoint.metrics.route());
+                self.shared.run(endpoint, request, &request_id).instrument(span).await
+            }
+            Err(error) => Err(error.clone()),
+        };
+        let mut reply = result.unwrap_or_else(|error| error.into_reply(&request_id));
+        if cross_origin {
+            cors::add(&mut reply.headers);
+        }
+        metrics.record(reply.status, started.elapsed());
+        finish(reply, &request_id)
+    }
+
+    fn find(&self, method: &Method) -> Result<Endpoint, Error> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        match self.endpoints.iter().find(|endpoint| endpoint.method == method) {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None if self.endpoints.is_empty() => Err(Error::unrecognized()),
+            None => Err(Error::wrong_method()),
+        }
+    }
+}
+
+impl Shared {
+    fn next_request_id(&self) -> Arc<str> {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{number}", self.run).into()
+    }
+
+    /// Admits the request, reads it, and runs the handler. Nothing is read of a body before its sender may be heard.
+    async fn run(&self, endpoint: &Endpoint, request: Request<Body>, request_id: &Arc<str>) -> Result<Reply, Error> {
+        let (mut parts, body) = request.into_parts();
+        let ip = address::client(&self.trusted_proxies, &parts.headers, &parts.extensions);
+        let values = path_values(&mut parts).await?;
+        let requester = endpoint.demand.admit(&*self.authenticate, &parts.headers).await?;
+        match &requester {
+            Some(requester) => self.limits.check(endpoint.limit, &requester.user_id)?,
+            None => self.limits.check_address(endpoint.limit, ip)?,
+        }
+        let body = body::read(&parts.headers, body, endpoint.body_bytes_max).await?;
+        if !endpoint.raw_body && !body.is_empty() && endpoint.method != Method::GET {
+            json::check(&body)?;
+        }
+        let call = Call {
+            method: endpoint.method.clone(),
+            uri: parts.uri,
+            headers: parts.headers,
+            body,
+            params: Params { names: Arc::clone(&endpoint.names), values },
+            requester,
+            ip,
+            request_id: Arc::clone(request_id),
+            limits: Arc::clone(&self.limits),
+        };
+        let is_read = endpoint.method == Method::GET;
+        let handler = Arc::clone(&endpoint.handler);
+        let answer = AssertUnwindSafe(async move { handler(call).await }).catch_unwind();
+        // A client that hangs up takes its reads with it; a write that has begun is finished.
+        let answer = if is_read { answer.await } else { finish_detached(answer).await? };
+        answer.unwrap_or_else(|_| {
+            tracing::error!("a handler panicked");
+            Err(Error::internal())
+        })
+    }
+}
+
+/// Runs a future to its end, even if nobody waits for it any more.
+async fn finish_detached<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Error> {
+    tokio::spawn(future.in_current_span()).await.map_err(|error| {
+        tracing::error!(%error, "a handler was stopped");
+        Error::unavailable()
+    })
+}
+
+/// The path's variables, percent-decoded; `M_INVALID_PARAM` if they are not UTF-8 then.
+async fn path_values(parts: &mut Parts) -> Result<Vec<String>, Error> {
+    let params = RawPathParams::from_request_parts(parts, &()).await;
+    let params = params.map_err(|_| Error::invalid_param("the path is not UTF-8"))?;
+    Ok(params.iter().map(|(_, value)| value.to_owned()).collect())
+}
+
+fn finish(reply: Reply, request_id: &str) -> Response<Body> {
+    const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+    let mut response = Response::new(Body::from(reply.body));
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    if let Ok(request_id) = HeaderValue::from_str(request_id) {
+        response.headers_mut().insert(REQUEST_ID, request_id);
+    }
+    response
+}

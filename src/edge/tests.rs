@@ -1,0 +1,1 @@
+//! The kit from outside: requests to a router.
