@@ -1,0 +1,10 @@
+//! Reading rooms: messages, context, single events, state, members.
+
+use hearth_edge::Route;
+
+use crate::ClientState;
+
+/// The endpoints of this folder.
+pub(crate) fn routes() -> Vec<Route<ClientState>> {
+    Vec::new()
+}

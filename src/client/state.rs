@@ -1,0 +1,27 @@
+//! The services that handlers use.
+
+use std::sync::Arc;
+
+use hearth_rooms::Rooms;
+use hearth_sync::Syncs;
+use hearth_users::Users;
+use ruma::OwnedServerName;
+
+/// What the client-server API needs: three services and what the server is called.
+pub struct ClientState {
+    /// Accounts and all that belongs to a user.
+    pub users: Arc<Users>,
+    /// Rooms, for writing and reading.
+    pub rooms: Arc<Rooms>,
+    /// Long-poll sessions.
+    pub syncs: Arc<Syncs>,
+    /// What of the configuration this API shows or obeys.
+    pub settings: ClientSettings,
+}
+
+/// The part of the configuration that handlers look at.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// The server's name, the part behind the colon of its users' ids.
+    pub server_name: OwnedServerName,
+}
