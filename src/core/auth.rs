@@ -2,13 +2,14 @@
 //!
 //! The rules themselves are ruma's; here they meet our events, and failures get a text that a client may see.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use ruma::{
     EventId, UserId,
     events::{StateEventType, TimelineEventType},
     state_res,
 };
+use serde::Deserialize;
 use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{Event, RoomVersion, SignedEvent};
@@ -107,7 +108,25 @@ pub fn admit_received(
 
 /// The rules that look only at the event and the events that it cites.
 pub fn check_auth_events(event: &Event, fetch: impl Fn(&EventId) -> Option<Event>) -> Result<(), Reason> {
+    if event.kind() == "m.room.create" {
+        check_create_version(event)?;
+    }
     Ok(state_res::check_state_independent_auth_rules(&event.version().rules().authorization, event, fetch)?)
+}
+
+/// "If `content.room_version` is present and is not a recognised version, reject": we recognise the one by which the
+/// event was parsed. Absent means version 1.
+fn check_create_version(event: &Event) -> Result<(), Reason> {
+    #[derive(Deserialize)]
+    struct Content<'a> {
+        #[serde(borrow)]
+        room_version: Option<Cow<'a, str>>,
+    }
+    let content: Content<'_> = event.content_as().map_err(|_| Reason::new("malformed `room_version`"))?;
+    match content.room_version.as_deref().unwrap_or("1") == event.version().as_str() {
+        true => Ok(()),
+        false => Err(Reason::new("the room has another version than its create event says")),
+    }
 }
 
 /// The remaining rules, by the state that the cited events make up.

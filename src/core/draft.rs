@@ -11,8 +11,8 @@ use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{
     EVENT_BYTES_MAX, Event, ID_BYTES_MAX, INTEGER_MAX, RoomVersion, SigningKey, hash,
-    json::{self, JsonError, Limits, Value, write_string},
-    redact,
+    json::{self, JsonError, Limits, Numbers, Value, write_string},
+    keys, redact,
 };
 
 /// What somebody wants to say, before it has a place in the room.
@@ -137,6 +137,26 @@ pub fn build(
     }
     let (event_id, room_id) = names_of(version, chosen_id, room_id, &signed)?;
     Ok(Event::parse_stored(version, event_id, room_id, Bytes::from(json)).expect("we have just written it"))
+}
+
+/// Adds our signature to another server's event, as a server does whose user is invited.
+/// [`PUT /invite`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid).
+pub fn cosign(event: &Event, key: &SigningKey, server_name: &ServerName) -> Result<Event, BuildError> {
+    let limits = Limits { depth_max: json::RECEIVED_DEPTH_MAX, numbers: Numbers::Lenient };
+    let Value::Object(mut object) = json::parse(event.json(), &limits)? else {
+        return Err(BuildError::ContentNotObject);
+    };
+    let signed = redact::signed_text(&object, event.kind(), event.version().rules());
+    keys::add_signature(&mut object, server_name, key.id(), key.sign_bytes(signed.as_bytes()));
+    let mut json = String::with_capacity(event.json().len() + 160);
+    object.write(&mut json);
+    if json.len() > EVENT_BYTES_MAX {
+        return Err(BuildError::TooLarge);
+    }
+    let (event_id, room_id) = (event.event_id().to_owned(), event.room_id().to_owned());
+    Ok(Event::parse_stored(event.version(), event_id, room_id, Bytes::from(json))
+        .expect("only a signature was added")
+        .with_rejected(event.rejected()))
 }
 
 /// The event's fields as text, in canonical order, around what is filled in between.

@@ -17,6 +17,7 @@ use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{RoomVersion, hash, json, redact};
 
+mod levels;
 mod stored;
 
 /// A well-formed event. That it is well-formed says nothing about whether it may be believed: see [`crate::receive`].
@@ -42,9 +43,10 @@ struct Inner {
     content_from: usize,
     content_to: usize,
     json: Bytes,
+    raw_content: OnceLock<Box<RawJsonValue>>,
     /// The type and content as ruma's rules want to see them; most events are never asked.
-    ruma_kind: OnceLock<TimelineEventType>,
-    ruma_content: OnceLock<Box<RawJsonValue>>,
+    rules_kind: OnceLock<TimelineEventType>,
+    rules_content: OnceLock<Option<Box<RawJsonValue>>>,
 }
 
 /// Stored bytes that are not an event: the store is damaged, or they never went through a check.
@@ -96,7 +98,7 @@ impl Event {
 
     /// The `content` as a JSON text.
     pub fn content(&self) -> &RawJsonValue {
-        self.inner.ruma_content.get_or_init(|| {
+        self.inner.raw_content.get_or_init(|| {
             RawJsonValue::from_string(self.content_json().to_owned()).expect("the content was parsed as JSON before")
         })
     }
@@ -240,11 +242,12 @@ impl state_res::Event for Event {
     }
 
     fn event_type(&self) -> &TimelineEventType {
-        self.inner.ruma_kind.get_or_init(|| TimelineEventType::from(self.kind()))
+        self.inner.rules_kind.get_or_init(|| TimelineEventType::from(self.kind()))
     }
 
     fn content(&self) -> &RawJsonValue {
-        Event::content(self)
+        let levels = self.inner.rules_content.get_or_init(|| levels::normalised(self));
+        levels.as_deref().unwrap_or_else(|| Event::content(self))
     }
 
     fn state_key(&self) -> Option<&str> {

@@ -73,7 +73,8 @@ impl fmt::Debug for SigningKey {
 pub struct PublicKey {
     /// The 32 bytes of an ed25519 public key.
     pub bytes: [u8; 32],
-    /// Events after this time (milliseconds since the Unix epoch) are not covered, from room version 5 on.
+    /// Events after this time (milliseconds since the Unix epoch) are not covered, from room version 5 on. "Servers
+    /// MUST use the lesser of `valid_until_ts` and 7 days into the future": whoever fetches the key has the clock.
     pub valid_until_ms: u64,
 }
 

@@ -19,7 +19,7 @@ pub mod state;
 pub mod versions;
 
 pub use auth::{AuthorisedEvent, Level, PowerLevels, Reason, admit, auth_types};
-pub use draft::{BuildError, Draft, References, build};
+pub use draft::{BuildError, Draft, References, build, cosign};
 pub use event::{Event, StoredError};
 pub use json::{JsonError, Limits, Numbers, check_json};
 pub use keys::{PublicKey, PublicKeys, SignatureError, SigningKey};

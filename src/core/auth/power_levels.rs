@@ -69,7 +69,6 @@ impl PowerLevels {
             users_default: number("users_default", 0),
             events: map("events"),
             events_default: number("events_default", 0),
-            // Without a power levels event anybody may set state.
             state_default: number("state_default", 50),
             ban: number("ban", 50),
             invite: number("invite", 0),
@@ -155,7 +154,10 @@ fn level(value: &Value, integers_only: bool) -> Option<i64> {
         }),
         Value::String(text) if !integers_only => {
             let text = text.trim();
-            text.strip_prefix('+').unwrap_or(text).parse().ok()
+            match text.strip_prefix('+') {
+                Some(digits) => digits.parse::<u32>().ok().map(i64::from),
+                None => text.parse().ok(),
+            }
         }
         _ => None,
     }

@@ -62,8 +62,9 @@ pub(super) fn parse(
         content_from,
         content_to,
         json,
-        ruma_kind: OnceLock::new(),
-        ruma_content: OnceLock::new(),
+        raw_content: OnceLock::new(),
+        rules_kind: OnceLock::new(),
+        rules_content: OnceLock::new(),
     })
 }
 

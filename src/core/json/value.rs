@@ -133,7 +133,8 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Appends a string in quotes.
+/// Appends a string in quotes. Borrowed text needs no escape, see [`Value::String`].
+#[expect(clippy::ptr_arg, reason = "whether it is borrowed is what decides")]
 pub(crate) fn write_str(out: &mut String, text: &Cow<'_, str>) {
     match text {
         Cow::Borrowed(text) => {
