@@ -1,11 +1,11 @@
 //! The storage engine: an ordered map of bytes with conditional, positioned, atomic commits.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use futures_channel::oneshot;
 
-use crate::BoxFuture;
+use crate::{BoxFuture, log::ITEM_HEAD_BYTES};
 
 /// A class of keys with one access pattern. What lies in each is the business of the `store` crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,8 +189,6 @@ impl Batch {
     pub const KEY_BYTES_MAX: usize = 1_000;
     /// The most bytes a value may have.
     pub const VALUE_BYTES_MAX: usize = 90_000;
-    /// The most bytes the body of a [`LogItem`] may have, so that a row of the log can hold a few.
-    pub const LOG_BODY_BYTES_MAX: usize = 16_000;
     /// The most bytes that a whole batch may have, keys and values; larger loads are split by their author.
     pub const BATCH_BYTES_MAX: usize = 8 << 20;
 
@@ -204,7 +202,7 @@ impl Batch {
         let put: usize = self.put.iter().map(|put| put.key.len() + put.value.len()).sum();
         let require: usize = self.require.iter().map(|r| r.key.len() + r.value.as_ref().map_or(0, Bytes::len)).sum();
         let delete: usize = self.delete.iter().map(|(_, key)| key.len()).sum();
-        let log: usize = self.log.iter().map(|item| item.body.len() + 12).sum();
+        let log: usize = self.log.iter().map(|item| item.body.len() + ITEM_HEAD_BYTES).sum();
         put + require + delete + log
     }
 
@@ -235,15 +233,22 @@ impl Batch {
                 }
             }
         }
+        self.validate_log()
+    }
+
+    /// The items of one position lie in one row, so together they are bounded like a value.
+    fn validate_log(&self) -> Result<(), BatchError> {
+        let mut bytes: BTreeMap<u16, usize> = BTreeMap::new();
         for item in &self.log {
             if item.index >= self.positions {
                 return Err(BatchError::Fill);
             }
-            if item.body.len() > Self::LOG_BODY_BYTES_MAX {
-                return Err(BatchError::Value);
-            }
+            *bytes.entry(item.index).or_default() += ITEM_HEAD_BYTES + item.body.len();
         }
-        Ok(())
+        match bytes.values().all(|bytes| *bytes <= Self::VALUE_BYTES_MAX) {
+            true => Ok(()),
+            false => Err(BatchError::Value),
+        }
     }
 
     /// What the batch is given by an engine that has handed out the positions up to `counter` (no less than `head`)
@@ -274,7 +279,7 @@ pub enum BatchError {
     /// A key is empty or longer than [`Batch::KEY_BYTES_MAX`].
     #[error("a key is empty or too long")]
     Key,
-    /// A value is longer than [`Batch::VALUE_BYTES_MAX`], or a log item than [`Batch::LOG_BODY_BYTES_MAX`].
+    /// A value is longer than [`Batch::VALUE_BYTES_MAX`], or the log items of one position are.
     #[error("a value is too long")]
     Value,
     /// A fill or log item points outside its row or at a position the batch does not have.

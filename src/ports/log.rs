@@ -5,7 +5,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use crate::{Batch, Entry, Partition, Position};
 
 /// Position and length that stand before each body.
-const ITEM_HEAD_BYTES: usize = 12;
+pub(crate) const ITEM_HEAD_BYTES: usize = 12;
 
 /// The key of the log row whose last position is this: `L`, partition, position.
 pub fn log_key(partition: Partition, last: Position) -> Bytes {
@@ -16,7 +16,8 @@ pub fn log_key(partition: Partition, last: Position) -> Bytes {
     key.freeze()
 }
 
-/// The rows for the items that a commit group adds to one partition, `last` being its last position there.
+/// The rows for the items that a commit group adds to one partition, `last` being its last position there. The items
+/// are in order.
 ///
 /// It is one row, unless that would exceed what a value may hold: then each row but the last has the position of its
 /// last item as key, which is as good for those who read on from a position.
@@ -24,15 +25,18 @@ pub fn log_rows(partition: Partition, last: Position, items: &[(Position, Bytes)
     let mut rows = Vec::new();
     let mut value = BytesMut::new();
     let mut reached = Position::ZERO;
-    for (position, body) in items {
-        // Two rows can't share a key, so items of one position stay in one row.
-        if value.len() + ITEM_HEAD_BYTES + body.len() > Batch::VALUE_BYTES_MAX && *position > reached {
+    // Two rows can't share a key, so the items of one position stay in one row.
+    for items in items.chunk_by(|(one, _), (next, _)| one == next) {
+        let bytes: usize = items.iter().map(|(_, body)| ITEM_HEAD_BYTES + body.len()).sum();
+        if !value.is_empty() && value.len() + bytes > Batch::VALUE_BYTES_MAX {
             rows.push(Entry { key: log_key(partition, reached), value: value.split().freeze() });
         }
-        value.put_u64(position.0);
-        value.put_u32(u32::try_from(body.len()).expect("a batch is smaller than 4 GiB"));
-        value.put_slice(body);
-        reached = *position;
+        for (position, body) in items {
+            value.put_u64(position.0);
+            value.put_u32(u32::try_from(body.len()).expect("a batch is smaller than 4 GiB"));
+            value.put_slice(body);
+            reached = *position;
+        }
     }
     if !value.is_empty() {
         rows.push(Entry { key: log_key(partition, last), value: value.freeze() });

@@ -279,7 +279,7 @@ mod tests {
         let engine = MemEngine::new();
         engine.pause();
         let (sender, mut receiver) = oneshot::channel();
-        engine.submit(one_row("first"), Box::new(move |result| drop(sender.send(result.is_ok()))));
+        engine.submit(one_row("first"), Box::new(move |result| sender.send(result.is_ok()).expect("the test waits")));
         let mut second = one_row("second");
         second.require =
             vec![Requirement { table: Table::Mi, key: Bytes::from_static(b"key"), value: Some("first".into()) }];

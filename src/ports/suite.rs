@@ -25,9 +25,12 @@ use crate::{
 /// Makes a fresh, empty engine.
 type Make<'a> = &'a dyn Fn() -> Arc<dyn Engine>;
 
+/// What it shows, and the function that panics if it is not so.
+type Case = (&'static str, fn(Make<'_>));
+
 /// Everything but durability. `make` gives a fresh, empty engine each time.
 pub fn run(make: impl Fn() -> Arc<dyn Engine>) {
-    let cases: [(&str, fn(Make<'_>)); 22] = [
+    let cases: [Case; 22] = [
         ("keys are ordered as bytes", reads::keys_are_ordered_as_bytes),
         ("prefixes end where they should", reads::prefixes_end_where_they_should),
         ("odd ranges are empty", reads::odd_ranges_are_empty),

@@ -13,6 +13,9 @@ use super::{
     bytes, commit, get, head, heads, holds, log_after, logged, must_commit, put, try_commit, wait,
 };
 
+/// The items of each partition.
+type Logs = BTreeMap<u64, Vec<(Position, Bytes)>>;
+
 pub(super) fn positions_rise_and_chain(make: Make<'_>) {
     let engine = make();
     assert!(heads(&*engine).0.iter().all(|head| *head == Position::ZERO), "an empty engine has committed nothing");
@@ -45,8 +48,8 @@ pub(super) fn a_batch_without_positions_moves_nothing(make: Make<'_>) {
 
 pub(super) fn the_log_is_what_was_committed(make: Make<'_>) {
     let engine = make();
-    let expected: Arc<Mutex<BTreeMap<u64, Vec<(Position, Bytes)>>>> = Arc::default();
-    let (sender, receiver) = mpsc::channel();
+    let expected: Arc<Mutex<Logs>> = Arc::default();
+    let (sender, receiver) = mpsc::channel::<()>();
     for step in 0..120_u16 {
         let partition = u64::from(step % 3);
         let name = format!("batch {step}");
@@ -83,8 +86,9 @@ pub(super) fn the_log_is_what_was_committed(make: Make<'_>) {
 
 pub(super) fn a_long_log_row_can_be_read(make: Make<'_>) {
     let engine = make();
-    // Twenty items of the largest size need more than one value; several share a position; order in the batch differs.
-    let body = |n: u16| Bytes::from(vec![n as u8; Batch::LOG_BODY_BYTES_MAX]);
+    const BODY_BYTES: usize = 16_000;
+    // Twenty items of this size need more than one value; several share a position; order in the batch differs.
+    let body = |n: u16| Bytes::from(vec![n as u8; BODY_BYTES]);
     let mut long = Batch { positions: 10, ..Batch::new(Partition::of(8)) };
     long.log = (0..20).map(|n| LogItem { index: 9 - n % 10, body: body(n) }).collect();
     let first = must_commit(&*engine, long).first;
