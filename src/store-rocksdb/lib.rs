@@ -1,1 +1,126 @@
-//! The engine port on RocksDB.
+//! The engine port on RocksDB: one process, one folder, group commit, reads that do not block the async runtime.
+//!
+//! This crate does not know what the rows mean, and hands out neither iterators nor snapshots. Start with
+//! [`RocksEngine::open`]; what happens to a batch is in `committer.rs` and `group.rs`, to a read in `read.rs`.
+
+mod committer;
+mod group;
+mod open;
+mod options;
+mod queue;
+mod read;
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use hearth_ports::{Batch, BoxFuture, Done, Engine, Entry, Heads, Key, KeyRange, Page, Table, Unavailable};
+use parking_lot::Mutex;
+use rocksdb::{DB, checkpoint::Checkpoint};
+
+pub use open::OpenError;
+pub use options::Options;
+
+use committer::Committer;
+use read::Readers;
+
+/// The storage engine of a single machine.
+///
+/// Dropping it commits and answers what is queued, then closes the files. Dropped from within a `done`, it leaves the
+/// last answers to its own thread and may return before they are given.
+pub struct RocksEngine {
+    shared: Arc<Shared>,
+    /// Absent where the engine was opened read-only.
+    committer: Option<Committer>,
+    readers: Readers,
+}
+
+/// What the engine's threads have in common.
+struct Shared {
+    db: DB,
+    /// What [`Engine::heads`] answers. Raised once a group is readable and before its results are handed out.
+    heads: Mutex<Heads>,
+    /// The lock on the folder. It lies behind the database, so that it is given back after that is closed.
+    _lock: Option<std::fs::File>,
+}
+
+impl RocksEngine {
+    /// Opens the store in this folder, making both if they are absent. It takes some milliseconds plus the replay of at
+    /// most [`Options::wal_bytes_max`] of write-ahead log.
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Arc<Self>, OpenError> {
+        let shared = Arc::new(open::open(path.as_ref(), &options)?);
+        let readers = Readers::start(&shared, &options)?;
+        let committer = Committer::start(&shared, options)?;
+        Ok(Arc::new(Self { shared, committer: Some(committer), readers }))
+    }
+
+    /// Opens the store as it is at this moment, also beside a running server, whose later commits are not seen. Nothing
+    /// in the folder is changed; each commit is refused as unavailable.
+    pub fn open_read_only(path: impl AsRef<Path>, options: &Options) -> Result<Arc<Self>, OpenError> {
+        let shared = Arc::new(open::open_read_only(path.as_ref(), options)?);
+        let readers = Readers::start(&shared, options)?;
+        Ok(Arc::new(Self { shared, committer: None, readers }))
+    }
+
+    /// Writes a consistent copy, a store that [`Self::open`] takes, into a folder which does not exist yet. It links
+    /// files rather than copying them if the folder is on the same file system.
+    ///
+    /// It blocks for the time of writing out the memtables: call it from a thread that may. A folder that was left
+    /// behind by a crash in the middle of it is refused by [`Self::open`].
+    pub fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<(), Unavailable> {
+        let dir = dir.as_ref();
+        let failed =
+            |error: &dyn std::fmt::Display| Unavailable(format!("no checkpoint at {}: {error}", dir.display()));
+        let checkpoint = Checkpoint::new(&self.shared.db).map_err(|error| failed(&error))?;
+        checkpoint.create_checkpoint(dir).map_err(|error| failed(&error))?;
+        open::write_format(dir).map_err(|error| failed(&error))
+    }
+}
+
+impl Engine for RocksEngine {
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, Unavailable>> {
+        Box::pin(async move {
+            match read::get(&self.shared.db, table, key, read::Reach::Memory) {
+                Err(read::Missed::Memory) => {}
+                answer => return answer.map_err(Unavailable::from),
+            }
+            let key = Key::copy_from_slice(key);
+            self.readers.run(move |db| read::get(db, table, &key, read::Reach::Disk)).await
+        })
+    }
+
+    fn multi_get<'a>(
+        &'a self,
+        table: Table,
+        keys: &'a [Key],
+    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, Unavailable>> {
+        Box::pin(async move {
+            match read::multi_get(&self.shared.db, table, keys, read::Reach::Memory) {
+                Err(read::Missed::Memory) => {}
+                answer => return answer.map_err(Unavailable::from),
+            }
+            let keys = keys.to_vec();
+            self.readers.run(move |db| read::multi_get(db, table, &keys, read::Reach::Disk)).await
+        })
+    }
+
+    fn scan<'a>(&'a self, table: Table, range: KeyRange, page: Page) -> BoxFuture<'a, Result<Vec<Entry>, Unavailable>> {
+        Box::pin(async move {
+            match read::scan(&self.shared.db, table, &range, page, read::Reach::Memory) {
+                Err(read::Missed::Memory) => {}
+                answer => return answer.map_err(Unavailable::from),
+            }
+            self.readers.run(move |db| read::scan(db, table, &range, page, read::Reach::Disk)).await
+        })
+    }
+
+    fn submit(&self, batch: Batch, done: Done) {
+        match &self.committer {
+            Some(committer) => committer.submit(batch, done),
+            None => done(Err(Unavailable("the store was opened read-only".to_owned()).into())),
+        }
+    }
+
+    fn heads(&self) -> BoxFuture<'_, Result<Heads, Unavailable>> {
+        Box::pin(std::future::ready(Ok(self.shared.heads.lock().clone())))
+    }
+}

@@ -1,0 +1,145 @@
+//! The thread that commits and the thread that answers.
+//!
+//! The committer takes what waits, writes it with one sync, and passes the results on; while the other thread hands
+//! them out, the next group is under way. Whoever submits during a sync is in the next group.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use hearth_ports::{Batch, CommitError, Committed, Done, Unavailable};
+
+use crate::{
+    OpenError, Options, Shared,
+    group::Group,
+    queue::{Queue, Submitted, Ticket},
+};
+
+/// The results of a group, in commit order.
+type Answers = Vec<(Ticket, Result<Committed, CommitError>)>;
+
+/// Calls [`Options::on_fatal`].
+type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Both threads.
+pub(crate) struct Committer {
+    queue: Arc<Queue>,
+    /// The committer, then the one that answers, which ends after it.
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Committer {
+    pub(crate) fn start(shared: &Arc<Shared>, options: Options) -> Result<Self, OpenError> {
+        let queue = Arc::<Queue>::default();
+        let on_fatal: OnFatal = options.on_fatal.into();
+        // Its length is bounded by the queue, which counts a batch until it is answered.
+        let (answers, to_answer) = mpsc::channel::<Answers>();
+        let mut committer = Self { queue: queue.clone(), threads: Vec::new() };
+        let commits = {
+            let (shared, queue, on_fatal) = (shared.clone(), queue.clone(), on_fatal.clone());
+            move || run_commits(&shared, &queue, &answers, &*on_fatal)
+        };
+        committer.spawn("store-commit", commits)?;
+        committer.spawn("store-answer", move || run_answers(&to_answer, &queue, &*on_fatal))?;
+        Ok(committer)
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+        self.threads.push(thread.map_err(|error| OpenError::failed(Path::new(name), &error))?);
+        Ok(())
+    }
+
+    pub(crate) fn submit(&self, batch: Batch, done: Done) {
+        if let Err((done, reason)) = self.queue.push(batch, done) {
+            metrics::counter!("hearth_store_refused_total").increment(1);
+            done(Err(reason.into()));
+        }
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.queue.close();
+        for thread in self.threads.drain(..) {
+            // A result may hold the last reference to the engine; the thread that hands it out can't wait for itself.
+            if thread.thread().id() == thread::current().id() {
+                continue;
+            }
+            if thread.join().is_err() {
+                tracing::error!("a thread of the storage engine panicked");
+            }
+        }
+    }
+}
+
+fn run_commits(shared: &Shared, queue: &Queue, answers: &mpsc::Sender<Answers>, on_fatal: &dyn Fn(&str)) {
+    let mut failure = None;
+    loop {
+        let group = queue.take_group();
+        if group.is_empty() {
+            return;
+        }
+        let before = failure.is_some();
+        let results = match &failure {
+            None => commit_group(shared, group, &mut failure),
+            Some(reason) => refuse(group, reason),
+        };
+        // The other thread ends after this one.
+        answers.send(results).expect("answers are handed out as long as there are any");
+        if let (false, Some(reason)) = (before, &failure) {
+            on_fatal(&reason.0);
+        }
+    }
+}
+
+/// Commits what can be; sets `failure` if the write fails.
+fn commit_group(shared: &Shared, submitted: Vec<Submitted>, failure: &mut Option<Unavailable>) -> Answers {
+    let begun = Instant::now();
+    let mut group = Group::new(&shared.db, shared.heads.lock().clone());
+    let mut answers: Answers = Vec::with_capacity(submitted.len());
+    for Submitted { batch, ticket } in submitted {
+        let result = group.add(&batch);
+        if matches!(result, Err(CommitError::Conflict)) {
+            metrics::counter!("hearth_store_conflicts_total").increment(1);
+        }
+        answers.push((ticket, result));
+    }
+    match group.commit() {
+        Ok(heads) => *shared.heads.lock() = heads,
+        Err(error) => {
+            tracing::error!(%error, "a write to the store failed");
+            let reason = Unavailable(format!("a write failed: {error}"));
+            for (_, result) in
+                answers.iter_mut().filter(|(_, result)| !matches!(result, Err(CommitError::Malformed(_))))
+            {
+                *result = Err(reason.clone().into());
+            }
+            *failure = Some(reason);
+        }
+    }
+    metrics::histogram!("hearth_store_group_batches").record(answers.len() as f64);
+    metrics::histogram!("hearth_store_write_seconds").record(begun.elapsed().as_secs_f64());
+    answers
+}
+
+fn refuse(group: Vec<Submitted>, reason: &Unavailable) -> Answers {
+    group.into_iter().map(|submitted| (submitted.ticket, Err(reason.clone().into()))).collect()
+}
+
+fn run_answers(to_answer: &mpsc::Receiver<Answers>, queue: &Queue, on_fatal: &dyn Fn(&str)) {
+    for group in to_answer {
+        for (ticket, result) in group {
+            queue.release(&ticket);
+            metrics::histogram!("hearth_store_commit_seconds").record(ticket.since.elapsed().as_secs_f64());
+            if catch_unwind(AssertUnwindSafe(|| (ticket.done)(result))).is_err() {
+                // What it would have applied to memory is missing there, and nobody knows what it has left half done.
+                on_fatal("the receiver of a commit's result panicked");
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The queue of batches that wait for the committer.
+
+use std::{collections::VecDeque, time::Instant};
+
+use hearth_ports::{Batch, Done, Unavailable};
+use parking_lot::{Condvar, Mutex};
+
+/// The most batches that one group holds: enough to share a sync among all who wait, few enough to answer soon.
+const GROUP_BATCHES_MAX: usize = 512;
+/// The most bytes that one group holds, unless a single batch has more.
+const GROUP_BYTES_MAX: usize = 8 << 20;
+/// The most batches between submission and answer. At this length the wait is seconds: better to refuse.
+const QUEUE_BATCHES_MAX: usize = 65_536;
+/// The most bytes between submission and answer: part of the memory budget of a small machine.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// What a batch costs beside its keys and values.
+const BATCH_OVERHEAD_BYTES: usize = 256;
+
+/// A batch on its way.
+pub(crate) struct Submitted {
+    pub(crate) batch: Batch,
+    pub(crate) ticket: Ticket,
+}
+
+/// What remains of a batch until it is answered.
+pub(crate) struct Ticket {
+    pub(crate) done: Done,
+    pub(crate) since: Instant,
+    bytes: usize,
+}
+
+/// Batches in order of submission. It is bounded in what is under way, that is not answered, not only in what waits.
+#[derive(Default)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    /// Something was added, or the queue was closed.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Submitted>,
+    under_way: usize,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Queue {
+    /// Adds a batch, or gives `done` back with the reason why not.
+    pub(crate) fn push(&self, batch: Batch, done: Done) -> Result<(), (Done, Unavailable)> {
+        let bytes = batch.size_bytes() + BATCH_OVERHEAD_BYTES;
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err((done, Unavailable("the engine is closing".to_owned())));
+        }
+        if state.under_way >= QUEUE_BATCHES_MAX || state.bytes + bytes > QUEUE_BYTES_MAX {
+            return Err((done, Unavailable("overloaded".to_owned())));
+        }
+        state.under_way += 1;
+        state.bytes += bytes;
+        metrics::gauge!("hearth_store_queue_bytes").set(state.bytes as f64);
+        state.waiting.push_back(Submitted { batch, ticket: Ticket { done, since: Instant::now(), bytes } });
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Waits for at least one batch and takes as many as make a group. Empty only once the queue is closed and drained.
+    pub(crate) fn take_group(&self) -> Vec<Submitted> {
+        let mut state = self.state.lock();
+        while state.waiting.is_empty() && !state.closed {
+            self.changed.wait(&mut state);
+        }
+        let mut bytes = 0;
+        let fits = state.waiting.iter().take(GROUP_BATCHES_MAX).take_while(|submitted| {
+            bytes += submitted.ticket.bytes;
+            bytes <= GROUP_BYTES_MAX
+        });
+        let count = fits.count().max(1).min(state.waiting.len());
+        state.waiting.drain(..count).collect()
+    }
+
+    /// This one is about to be answered.
+    pub(crate) fn release(&self, ticket: &Ticket) {
+        let mut state = self.state.lock();
+        state.under_way -= 1;
+        state.bytes -= ticket.bytes;
+        metrics::gauge!("hearth_store_queue_bytes").set(state.bytes as f64);
+    }
+
+    /// Takes no more batches; those that wait are still handed to the committer.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+}
