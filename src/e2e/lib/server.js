@@ -129,6 +129,11 @@ export class Server {
     await this.#end("SIGKILL");
   }
 
+  /** Resolves when the process ends by itself: something that no test wants. */
+  async ended() {
+    await this.#exit;
+  }
+
   async restart() {
     await this.kill();
     await this.start();
