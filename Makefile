@@ -1,0 +1,62 @@
+# make run    builds the release server and runs it on http://localhost:8008, its data in ./data
+# make test   does all set-up, then everything that must pass before a change lands
+#
+# The stages of `make test` one by one: setup, check, unit, e2e, crash. Beyond it: sytest, bench, deny.
+# A stage's number is its deadline in seconds on two cores with nothing built.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+# Node.js that .ci/setup fetched, where the machine's own is too old.
+export PATH := $(CURDIR)/target/node/bin:$(PATH)
+export CARGO_TERM_COLOR ?= auto
+
+DATA ?= $(CURDIR)/data
+STAGE := .ci/stage
+
+# The binary under test. One profile serves clippy, the unit tests and the end-to-end runs, so that RocksDB's C++
+# is compiled once.
+export HEARTH_BIN ?= $(CURDIR)/target/debug/hearth
+
+.PHONY: run test setup check unit binary e2e crash sytest bench deny
+
+run:
+	@.ci/setup build
+	cargo build --release --locked -p hearth
+	@exec .ci/serve target/release/hearth "$(DATA)"
+
+test: setup check unit e2e crash
+	@echo; echo "make test: all stages passed"
+
+setup:
+	@$(STAGE) setup 420 .ci/setup test
+
+check:
+	@$(STAGE) format 60 cargo fmt --all --check
+	@$(STAGE) clippy 1500 cargo clippy --workspace --all-targets --locked -- -D warnings
+
+unit:
+	@$(STAGE) unit 1200 cargo test --workspace --locked
+
+binary:
+	@$(STAGE) binary 600 cargo build --workspace --bins --locked
+
+e2e: binary
+	@$(STAGE) e2e 480 npm --prefix src/e2e test
+
+crash: binary
+	@$(STAGE) crash 300 npm --prefix src/e2e run crash
+
+# SYTEST_DIR is a checkout of https://github.com/matrix-org/sytest; TESTS names files of it (all that we should pass
+# without it).
+sytest: binary
+	@.ci/setup sytest
+	src/e2e/sytest-core $(TESTS)
+
+bench:
+	cargo bench --workspace --locked
+
+# Licences, advisories and duplicates of the dependencies; needs cargo-deny.
+deny:
+	cargo deny check
