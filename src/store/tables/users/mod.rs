@@ -1,0 +1,26 @@
+//! Rows of local users, in the user's partition unless said otherwise. In `Us`: `a user` (account), `s user` (the set of
+//! its sessions), `D user device`, `p user` (profile), `d user room type` and `y user position` (account data),
+//! `f user filter`, `b session` (interactive authentication, partition of its own key). In `Ix`: `t tokenhash`. In `Mi`:
+//! `g token` (registration tokens, partition of their own key). In `Rm`: `I room position` (receipts by position, the
+//! room's partition).
+
+mod account;
+mod data;
+mod interactive;
+mod session;
+
+pub use account::{
+    AccountKind, AccountRow, PasswordHash, ProfileRow, RegistrationTokenRow, SessionSetRow, account_key, account_of_key,
+    accounts_prefix, profile_key, registration_token_key, registration_token_partition, session_set_key,
+};
+pub use data::{
+    ACCOUNT_DATA_POSITION_OFFSET, AccountDataIndexRow, AccountDataRow, FilterRow, RECEIPT_POSITION_OFFSET,
+    ReceiptIndexRow, account_data_index_key, account_data_index_prefix, account_data_key, account_data_prefix,
+    account_data_room_of_key, filter_key, receipt_index_key, receipt_index_prefix,
+};
+pub use interactive::{
+    InteractiveRow, Remembered, interactive_key, interactive_partition, interactive_prefix,
+};
+pub use session::{
+    DeviceRow, RefreshStep, TokenHash, TokenKind, TokenPair, TokenRow, device_key, device_of_key, devices_prefix, token_key,
+};
