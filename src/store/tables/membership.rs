@@ -36,6 +36,8 @@ pub struct MembershipRow {
     pub event: EventNumber,
     /// The user asked to forget the room after leaving it.
     pub forgotten: bool,
+    /// It was a guest account when it joined.
+    pub guest: bool,
 }
 
 row!(MembershipRow, "membership", version 1, positions position, joined_position);
