@@ -64,7 +64,9 @@ export class Checker {
     const expected = this.#sequences.get(key) ?? 0;
     const { sequence } = event.content;
     if (sequence !== expected) {
-      this.#violation(`${room}: ${this.writers.get(event.sender)}'s ${sequence} where ${expected} was due (${event.event_id})`);
+      this.#violation(
+        `${room}: ${this.writers.get(event.sender)}'s ${sequence} where ${expected} was due (${event.event_id})`,
+      );
     }
     this.#sequences.set(key, (sequence ?? expected) + 1);
   }
@@ -81,7 +83,9 @@ export class Checker {
       if (entry.kind === "account") await this.#account(entry);
       else if (entry.kind === "join") await this.#join(entry);
       else if (!this.#known.get(entry.room).has(entry.result)) {
-        this.#violation(`${entry.room}: the acknowledged ${entry.kind} ${entry.txn} of ${entry.writer} (${entry.result}) is gone`);
+        this.#violation(
+          `${entry.room}: the acknowledged ${entry.kind} ${entry.txn} of ${entry.writer} (${entry.result}) is gone`,
+        );
       }
     }
   }
@@ -148,7 +152,9 @@ export class Checker {
     const length = Math.max(ours.length - offset, theirs.length);
     for (let i = 0; i < length; i++) {
       if (ours[offset + i] !== theirs[i]) {
-        return this.#violation(`${room}: ${who} has ${theirs[i]} as number ${i} of ${theirs.length}, the room ${ours[offset + i]}`);
+        return this.#violation(
+          `${room}: ${who} has ${theirs[i]} as number ${i} of ${theirs.length}, the room ${ours[offset + i]}`,
+        );
       }
     }
   }

@@ -54,7 +54,8 @@ async function cast(server, dice) {
     const name = `writer${n}`;
     const api = await Api.register(server.baseUrl, name);
     for (const room of rooms) await api.join(room);
-    for (const room of rooms) await owner.setState(room, "m.room.power_levels", await withState(owner, room, api.userId));
+    for (const room of rooms)
+      await owner.setState(room, "m.room.power_levels", await withState(owner, room, api.userId));
     writers.push(new Writer({ name, api, rooms, ledger, gate, dice: new Dice(dice.between(0, 2 ** 31)) }));
   }
   const reader = new Reader({ api: readerApi, rooms, ledger, gate });
@@ -129,7 +130,9 @@ async function main() {
   const file = path.join(server.dir, "violations.json");
   writeFileSync(file, JSON.stringify({ seed: SEED, violations: ledger.violations }, null, 1));
   for (const text of ledger.violations.slice(0, 20)) console.error(`violation: ${text}`);
-  console.error(`crash ledger: ${ledger.violations.length} violations, seed ${SEED}; all in ${file}, data in ${server.dir}`);
+  console.error(
+    `crash ledger: ${ledger.violations.length} violations, seed ${SEED}; all in ${file}, data in ${server.dir}`,
+  );
   return 1;
 }
 

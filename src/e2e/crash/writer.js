@@ -29,7 +29,7 @@ export class Writer {
 
   /** Asks until there is an answer. What the server refuses, and errors of its own, are violations. */
   async #stubbornly(what, request) {
-    for (let broken = 0; ; ) {
+    for (let broken = 0; ;) {
       await this.gate.pass();
       const { generation } = this.gate;
       try {
@@ -101,7 +101,9 @@ export class Writer {
     const room = this.dice.pick(this.rooms);
     const value = { n: this.#n++ };
     const path = v3`/rooms/${room}/state/org.example.counter/${this.name}`;
-    await this.#register(`state ${room} ${this.name}`, { read: path, value, writer: this }, () => this.api.put(path, value));
+    await this.#register(`state ${room} ${this.name}`, { read: path, value, writer: this }, () =>
+      this.api.put(path, value),
+    );
   }
 
   async accountData() {

@@ -37,6 +37,9 @@ async function freePort() {
   return port;
 }
 
+/** This process's environment without what the server would read as its configuration. */
+const ENVIRONMENT = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("HEARTH_")));
+
 /** What the tests need: everything open, cheap passwords, no rate limits. */
 function defaultConfig(dir, port) {
   return {
@@ -92,7 +95,7 @@ export class Server {
   spawn() {
     if (this.#child) throw new Error("the server runs already");
     const log = openSync(this.logFile, "a");
-    const child = spawn(BINARY, ["--config", this.configFile], { stdio: ["ignore", log, log] });
+    const child = spawn(BINARY, ["--config", this.configFile], { stdio: ["ignore", log, log], env: ENVIRONMENT });
     closeSync(log);
     this.#child = child;
     this.#exit = new Promise((resolve, reject) => {
@@ -105,7 +108,10 @@ export class Server {
   /** Waits until `/versions` answers; fails at once if the process ends before it. */
   async ready() {
     let end = null;
-    this.#exit.then((result) => (end = result), (error) => (end = { code: error.message }));
+    this.#exit.then(
+      (result) => (end = result),
+      (error) => (end = { code: error.message }),
+    );
     const ask = async () => {
       const response = await fetch(`${this.baseUrl}/_matrix/client/versions`);
       await response.arrayBuffer();
@@ -165,7 +171,7 @@ export class Server {
 
   /** Runs a command of the binary to its end: `{ code, output }`. `input` goes to its standard input. */
   async command(args, { input = "" } = {}) {
-    const child = spawn(BINARY, args, { stdio: ["pipe", "pipe", "pipe"], timeout: COMMAND_MS });
+    const child = spawn(BINARY, args, { stdio: "pipe", timeout: COMMAND_MS, env: ENVIRONMENT });
     let output = "";
     child.stdout.setEncoding("utf8").on("data", (text) => (output += text));
     child.stderr.setEncoding("utf8").on("data", (text) => (output += text));

@@ -63,7 +63,10 @@ export class User {
 
   /** Waits for this client to be `membership` in the room and to know the room. */
   untilIn(id, membership = "join") {
-    return this.until(`is ${membership} in ${id}`, () => this.room(id)?.getMyMembership() === membership && this.room(id));
+    return this.until(
+      `is ${membership} in ${id}`,
+      () => this.room(id)?.getMyMembership() === membership && this.room(id),
+    );
   }
 
   /** Waits until another's membership, as this client sees it. */

@@ -65,7 +65,10 @@ describe("accounts", { concurrency: false }, () => {
       const body = { type: "m.login.password", identifier: { type: "m.id.user", user }, password: "wrong" };
       answers.push(await on.stranger().send("POST", v3`/login`, { body }));
     }
-    assert.deepEqual(answers.map(verdict), [[403, "M_FORBIDDEN"], [403, "M_FORBIDDEN"]]);
+    assert.deepEqual(answers.map(verdict), [
+      [403, "M_FORBIDDEN"],
+      [403, "M_FORBIDDEN"],
+    ]);
     assert.deepEqual(answers[0].body.error, answers[1].body.error);
   });
 
@@ -119,7 +122,13 @@ describe("accounts", { concurrency: false }, () => {
     const name = on.username("heidi");
     const phone = await Api.register(baseUrl, name);
     const laptop = await Api.login(baseUrl, name);
-    const changed = await withPassword(phone, "POST", v3`/account/password`, { new_password: "a new one, longer" }, name);
+    const changed = await withPassword(
+      phone,
+      "POST",
+      v3`/account/password`,
+      { new_password: "a new one, longer" },
+      name,
+    );
     assert.equal(changed.status, 200);
 
     await phone.whoami();
@@ -133,14 +142,18 @@ describe("accounts", { concurrency: false }, () => {
     const [victim, thief] = [on.username("victim"), on.username("thief")];
     const phone = await Api.register(baseUrl, victim);
     const stranger = await Api.register(baseUrl, thief);
-    const { session } = (await phone.send("POST", v3`/account/password`, { body: { new_password: "longer than eight" } })).body;
+    const { session } = (
+      await phone.send("POST", v3`/account/password`, { body: { new_password: "longer than eight" } })
+    ).body;
     const auth = {
       type: "m.login.password",
       session,
       identifier: { type: "m.id.user", user: thief },
       password: passwordOf(thief),
     };
-    const stolen = await phone.send("POST", v3`/account/password`, { body: { new_password: "longer than eight", auth } });
+    const stolen = await phone.send("POST", v3`/account/password`, {
+      body: { new_password: "longer than eight", auth },
+    });
     assert.ok([401, 403].includes(stolen.status), `${stolen.status}`);
     await Api.login(baseUrl, victim);
     await stranger.whoami();
@@ -176,9 +189,14 @@ describe("accounts", { concurrency: false }, () => {
       ),
     );
     assert.equal((await judy.send("GET", v3`/account/whoami`)).status, 401);
-    assert.equal((await on.stranger().send("POST", v3`/login`, {
-      body: { type: "m.login.password", identifier: { type: "m.id.user", user: name }, password: passwordOf(name) },
-    })).status, 403);
+    assert.equal(
+      (
+        await on.stranger().send("POST", v3`/login`, {
+          body: { type: "m.login.password", identifier: { type: "m.id.user", user: name }, password: passwordOf(name) },
+        })
+      ).status,
+      403,
+    );
     await assert.rejects(Api.register(baseUrl, name), { errcode: "M_USER_IN_USE" });
   });
 
@@ -186,7 +204,10 @@ describe("accounts", { concurrency: false }, () => {
     const [kim, leo] = await on.people("kim", "leo");
     await kim.put(v3`/profile/${kim.userId}/displayname`, { displayname: "Kim" });
     await kim.put(v3`/profile/${kim.userId}/org.example.pronouns`, { "org.example.pronouns": ["they"] });
-    assert.deepEqual(await leo.get(v3`/profile/${kim.userId}`), { displayname: "Kim", "org.example.pronouns": ["they"] });
+    assert.deepEqual(await leo.get(v3`/profile/${kim.userId}`), {
+      displayname: "Kim",
+      "org.example.pronouns": ["they"],
+    });
     const foreign = await leo.send("PUT", v3`/profile/${kim.userId}/displayname`, { body: { displayname: "not Kim" } });
     assert.deepEqual(verdict(foreign), [403, "M_FORBIDDEN"]);
   });
@@ -214,7 +235,9 @@ describe("guests", { concurrency: false }, () => {
     const owner = await on.person("owner");
     const guest = await Api.guest(on.server.baseUrl);
     const content = { guest_access: "can_join" };
-    const room = await on.room([owner, guest], { initial_state: [{ type: "m.room.guest_access", state_key: "", content }] });
+    const room = await on.room([owner, guest], {
+      initial_state: [{ type: "m.room.guest_access", state_key: "", content }],
+    });
     const { next_batch: since } = await guest.sync();
     await owner.setState(room, "m.room.guest_access", { guest_access: "forbidden" });
     await guest.syncUntil(since, "the guest is out", (answer) => answer.rooms?.leave?.[room]);

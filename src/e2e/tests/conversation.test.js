@@ -112,7 +112,10 @@ describe("a conversation", { concurrency: false }, () => {
     assert.equal((await bob.client.getProfileInfo(alice.id)).displayname, "Alice Liddell");
 
     await alice.client.setAvatarUrl("mxc://localhost/cat");
-    await bob.until("sees the picture", () => bob.room(room).getMember(alice.id).getMxcAvatarUrl() === "mxc://localhost/cat");
+    await bob.until(
+      "sees the picture",
+      () => bob.room(room).getMember(alice.id).getMxcAvatarUrl() === "mxc://localhost/cat",
+    );
   });
 
   it("lets one leave and come back by invitation only", async () => {

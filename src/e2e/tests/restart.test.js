@@ -23,7 +23,10 @@ async function sendStubbornly(user, room, body) {
       return;
     } catch (error) {
       if (error.httpStatus !== undefined) throw error; // the server answered; a retry would not change its mind
-      failed = user.room(room).getPendingEvents().find((event) => event.status === EventStatus.NOT_SENT);
+      failed = user
+        .room(room)
+        .getPendingEvents()
+        .find((event) => event.status === EventStatus.NOT_SENT);
       await nextSync(user);
     }
   }
@@ -65,10 +68,7 @@ describe("a killed server", { concurrency: false }, () => {
       }
     };
     let restarted;
-    await Promise.all([
-      talk(alice, () => (restarted = server.restart())),
-      talk(bob, () => {}),
-    ]);
+    await Promise.all([talk(alice, () => (restarted = server.restart())), talk(bob, () => {})]);
     await restarted;
 
     const marks = await Promise.all([alice.say(room, "alice is here"), bob.say(room, "bob is here")]);
@@ -93,7 +93,11 @@ describe("a killed server", { concurrency: false }, () => {
     const said = await api.message(room, "exactly once", txn);
     await api.put(v3`/user/${alice.id}/account_data/org.example.note`, { page: 7 });
     await api.put(v3`/profile/${alice.id}/displayname`, { displayname: "Alice L" });
-    await bob.until("sees the name", () => bob.room(room).getMember(alice.id).rawDisplayName === "Alice L", RECONNECT_MS);
+    await bob.until(
+      "sees the name",
+      () => bob.room(room).getMember(alice.id).rawDisplayName === "Alice L",
+      RECONNECT_MS,
+    );
     const { next_batch: since } = await api.sync();
     const before = await bob.api.message(room, "the last thing before");
 

@@ -78,7 +78,11 @@ describe("rooms", { concurrency: false }, () => {
       const events = answer.rooms?.join?.[room]?.timeline.events ?? [];
       return events.some((event) => event.state_key === pest.userId && event.content.membership === "knock");
     });
-    const { value: knocked } = await friend.syncUntil(friendSince, "his own knock", (answer) => answer.rooms?.knock?.[room]);
+    const { value: knocked } = await friend.syncUntil(
+      friendSince,
+      "his own knock",
+      (answer) => answer.rooms?.knock?.[room],
+    );
     assert.ok(knocked.knock_state.events.some((event) => event.type === "m.room.join_rules"));
 
     await owner.invite(room, friend.userId);
@@ -196,14 +200,20 @@ describe("rooms", { concurrency: false }, () => {
     assert.deepEqual(idsOf(newer.chunk), [said[7], said[8]]);
 
     const { origin_server_ts: ts } = around.event;
-    const at = await guest.get("/_matrix/client/v1/rooms/" + encodeURIComponent(room) + "/timestamp_to_event", { ts, dir: "f" });
+    const at = await guest.get("/_matrix/client/v1/rooms/" + encodeURIComponent(room) + "/timestamp_to_event", {
+      ts,
+      dir: "f",
+    });
     assert.ok(at.origin_server_ts >= ts && said.includes(at.event_id));
 
     await guest.post(v3`/rooms/${room}/leave`);
     const { joined } = await owner.get(v3`/rooms/${room}/joined_members`);
     assert.deepEqual(Object.keys(joined), [owner.userId]);
     const left = await owner.get(v3`/rooms/${room}/members`, { membership: "leave" });
-    assert.deepEqual(left.chunk.map((event) => event.state_key), [guest.userId]);
+    assert.deepEqual(
+      left.chunk.map((event) => event.state_key),
+      [guest.userId],
+    );
   });
 
   it("answer a repeated transaction with the same event, per device and path", async () => {
