@@ -29,7 +29,7 @@ const COMMAND_MS = 120_000;
 const LOG_TAIL_LINES = 25;
 
 /** A port that was free a moment ago. */
-async function freePort() {
+export async function freePort() {
   const probe = createServer();
   await new Promise((resolve, reject) => probe.once("error", reject).listen(0, "127.0.0.1", resolve));
   const { port } = probe.address();
