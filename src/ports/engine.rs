@@ -409,6 +409,12 @@ pub trait Engine: Send + Sync {
 
     /// The newest committed position of each partition.
     fn heads(&self) -> BoxFuture<'_, Result<Heads, Unavailable>>;
+
+    /// Whether one counter gives the positions of all partitions. Then every partition's head is that counter, and the
+    /// calls of `done` come in the order of all commits, not only of a partition's.
+    fn single_counter(&self) -> bool {
+        false
+    }
 }
 
 /// Submits a batch and waits for its result. Dropping the future does not take the batch back.
