@@ -2,21 +2,16 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
+use hearth_core::json::{self, JsonError};
 use http::{
     HeaderMap, StatusCode,
     header::{CONTENT_ENCODING, CONTENT_LENGTH},
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper_body::Body as _;
 
 use crate::Error;
-
-/// What `http_body` calls its trait; axum hands out the same one.
-mod hyper_body {
-    pub(super) use axum::body::HttpBody as Body;
-}
 
 /// A JSON body unless a route says otherwise: key uploads and filters are the largest that clients send.
 pub(crate) const BYTES_MAX: usize = 1 << 20;
@@ -48,4 +43,12 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> R
 
 fn too_large(bytes_max: usize) -> Error {
     Error::too_large(format!("the body is larger than {bytes_max} bytes"))
+}
+
+/// Refuses what is not UTF-8, not JSON or nested too deeply, before any type is read from it.
+pub(crate) fn check_json(body: &[u8]) -> Result<(), Error> {
+    json::check_json(body, &json::Limits::BODY).map_err(|error| match error {
+        JsonError::Malformed(_) => Error::not_json(error.to_string()),
+        JsonError::TooDeep | JsonError::Number => Error::bad_json(error.to_string()),
+    })
 }

@@ -102,8 +102,7 @@ impl Error {
 
     /// 401 `M_UNKNOWN_TOKEN`. With `soft_logout` the client keeps its keys and logs in again.
     pub fn unknown_token(soft_logout: bool) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", "unknown access token")
-            .with("soft_logout", soft_logout)
+        Self::new(StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", "unknown access token").with("soft_logout", soft_logout)
     }
 
     /// 401 `M_USER_LOCKED`, always a soft logout.

@@ -13,7 +13,6 @@ mod body;
 mod call;
 mod cors;
 mod error;
-mod json;
 mod limits;
 mod observe;
 mod reply;

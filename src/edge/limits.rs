@@ -149,7 +149,11 @@ impl Limits {
             let set = settings.rates.iter().find(|(name, _)| *name == limit);
             set.map_or(limit.default_rate(), |(_, rate)| *rate)
         };
-        let classes = if settings.enabled { Limit::ALL.iter().map(|limit| Class::new(rate(*limit))).collect() } else { Vec::new() };
+        let classes = if settings.enabled {
+            Limit::ALL.iter().map(|limit| Class::new(rate(*limit))).collect()
+        } else {
+            Vec::new()
+        };
         Self { classes, hasher: RandomState::new() }
     }
 

@@ -191,11 +191,8 @@ fn serialise(response: impl OutgoingResponse) -> Result<Reply, Error> {
     })?;
     let (parts, body) = response.into_parts();
     let body: Bytes = body.freeze();
-    let mut reply = if body.is_empty() && !parts.headers.contains_key(CONTENT_TYPE) {
-        Reply::empty()
-    } else {
-        Reply::bytes(body)
-    };
+    let mut reply =
+        if body.is_empty() && !parts.headers.contains_key(CONTENT_TYPE) { Reply::empty() } else { Reply::bytes(body) };
     reply.headers.extend(parts.headers);
     Ok(reply.with_status(parts.status))
 }

@@ -26,12 +26,8 @@ use tower::Service;
 use tracing::Instrument as _;
 
 use crate::{
-    Authenticate, BoxFuture, Call, Cidr, Error, Limit, LimitSettings, Limits, Reply, Route,
-    access::Demand,
-    address, body,
-    call::Params,
-    cors, json,
-    observe::RouteMetrics,
+    Authenticate, BoxFuture, Call, Cidr, Error, Limit, LimitSettings, Limits, Reply, Route, access::Demand, address,
+    body, call::Params, cors, observe::RouteMetrics,
 };
 
 /// How the kit behaves, whatever the routes.
@@ -76,7 +72,11 @@ struct Endpoint {
 
 impl Edge {
     /// No routes yet.
-    pub fn new(settings: &EdgeSettings, authenticate: Arc<dyn Authenticate>, entropy: &(dyn Entropy + 'static)) -> Self {
+    pub fn new(
+        settings: &EdgeSettings,
+        authenticate: Arc<dyn Authenticate>,
+        entropy: &(dyn Entropy + 'static),
+    ) -> Self {
         let shared = Shared {
             limits: Arc::new(Limits::new(&settings.limits)),
             trusted_proxies: settings.trusted_proxies.clone(),
@@ -93,7 +93,11 @@ impl Edge {
     /// # Panics
     /// If two routes have the same method and path: our mistake.
     #[must_use]
-    pub fn routes<S: Send + Sync + 'static>(mut self, state: &Arc<S>, routes: impl IntoIterator<Item = Route<S>>) -> Self {
+    pub fn routes<S: Send + Sync + 'static>(
+        mut self,
+        state: &Arc<S>,
+        routes: impl IntoIterator<Item = Route<S>>,
+    ) -> Self {
         for route in routes {
             self.add(state, &route);
         }
@@ -107,7 +111,11 @@ impl Edge {
             let (shape, names) = shape(path);
             let (state, handler) = (Arc::clone(state), Arc::clone(&route.handler));
             let endpoints = self.paths.entry(shape).or_default();
-            assert!(endpoints.iter().all(|known| known.method != route.method), "{} {path} is routed twice", route.method);
+            assert!(
+                endpoints.iter().all(|known| known.method != route.method),
+                "{} {path} is routed twice",
+                route.method
+            );
             endpoints.push(Endpoint {
                 method: route.method.clone(),
                 names,
@@ -125,9 +133,9 @@ impl Edge {
     pub fn into_router(self) -> Router {
         let Self { shared, paths } = self;
         let nowhere = Place { shared: Arc::clone(&shared), endpoints: Arc::default() };
-        let places = paths.into_iter().map(|(shape, endpoints)| {
-            (shape, Place { shared: Arc::clone(&shared), endpoints: endpoints.into() })
-        });
+        let places = paths
+            .into_iter()
+            .map(|(shape, endpoints)| (shape, Place { shared: Arc::clone(&shared), endpoints: endpoints.into() }));
         let router = places.fold(Router::new(), |router, (shape, place)| router.route_service(&shape, place));
         router.fallback_service(nowhere)
     }
@@ -222,7 +230,7 @@ impl Shared {
         }
         let body = body::read(&parts.headers, body, endpoint.body_bytes_max).await?;
         if !endpoint.raw_body && !body.is_empty() && endpoint.method != Method::GET {
-            json::check(&body)?;
+            body::check_json(&body)?;
         }
         let call = Call {
             method: endpoint.method.clone(),
