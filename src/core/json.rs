@@ -24,6 +24,8 @@ pub const RECEIVED_DEPTH_MAX: usize = 127;
 pub enum Numbers {
     /// Canonical JSON: integers within ±(2^53 − 1), no fraction, no exponent, no minus zero.
     Strict,
+    /// Integers of that range in any spelling; [`canonical`] rewrites `-0` and `1e10` as `0` and `10000000000`.
+    Integers,
     /// Whatever JSON's grammar allows.
     Lenient,
 }
@@ -64,7 +66,7 @@ pub fn check_json(bytes: &[u8], limits: &Limits) -> Result<(), JsonError> {
 }
 
 /// The canonical form of any JSON text: keys sorted by code point, no white space, shortest escapes, the last of
-/// repeated keys. Numbers stay as written.
+/// repeated keys. Numbers stay as written, except under [`Numbers::Integers`].
 pub fn canonical(bytes: &[u8], limits: &Limits) -> Result<String, JsonError> {
     let value = parse(bytes, limits)?;
     let mut out = String::with_capacity(bytes.len());

@@ -9,7 +9,7 @@ trait Build<'a> {
     type Out;
     fn null() -> Self::Out;
     fn bool(value: bool) -> Self::Out;
-    fn number(text: &'a str) -> Self::Out;
+    fn number(text: Cow<'a, str>) -> Self::Out;
     fn string(raw: Raw<'a>) -> Self::Out;
     type Array: Default;
     fn push(array: &mut Self::Array, item: Self::Out);
@@ -189,7 +189,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn number(&mut self) -> Result<&'a str, JsonError> {
+    fn number(&mut self) -> Result<Cow<'a, str>, JsonError> {
         let from = self.at;
         if self.peek() == Some(b'-') {
             self.at += 1;
@@ -212,10 +212,11 @@ impl<'a> Scanner<'a> {
             self.digits()?;
         }
         let text = &self.text[from..self.at];
-        if self.numbers == Numbers::Strict && !(integer_to == self.at && is_canonical_integer(text)) {
-            return Err(JsonError::Number);
+        if self.numbers == Numbers::Lenient || (integer_to == self.at && is_canonical_integer(text)) {
+            return Ok(Cow::Borrowed(text));
         }
-        Ok(text)
+        let integer = if self.numbers == Numbers::Integers { integer_of(text) } else { None };
+        integer.map(|integer| Cow::Owned(integer.to_string())).ok_or(JsonError::Number)
     }
 
     /// One or more.
@@ -230,6 +231,13 @@ impl<'a> Scanner<'a> {
 
 fn is_canonical_integer(text: &str) -> bool {
     text != "-0" && text.parse::<i64>().is_ok_and(|value| value.unsigned_abs() <= crate::INTEGER_MAX)
+}
+
+/// The integer that a fraction or exponent spells out, if it is one of canonical JSON's.
+fn integer_of(text: &str) -> Option<i64> {
+    let float: f64 = text.parse().ok()?;
+    // Up to this bound doubles hold integers exactly.
+    (float.fract() == 0.0 && float.abs() <= crate::INTEGER_MAX as f64).then_some(float as i64)
 }
 
 fn hex4(bytes: &[u8], at: usize) -> Option<u32> {
@@ -283,7 +291,7 @@ impl<'a> Build<'a> for Check {
     type Out = ();
     fn null() {}
     fn bool(_: bool) {}
-    fn number(_: &'a str) {}
+    fn number(_: Cow<'a, str>) {}
     fn string(_: Raw<'a>) {}
     type Array = ();
     fn push((): &mut (), (): ()) {}
@@ -301,7 +309,7 @@ impl<'a> Build<'a> for Tree {
     fn bool(value: bool) -> Value<'a> {
         Value::Bool(value)
     }
-    fn number(text: &'a str) -> Value<'a> {
+    fn number(text: Cow<'a, str>) -> Value<'a> {
         Value::Number(text)
     }
     fn string(raw: Raw<'a>) -> Value<'a> {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 pub(crate) enum Value<'a> {
     Null,
     Bool(bool),
-    Number(&'a str),
+    Number(Cow<'a, str>),
     /// Borrowed text holds nothing that needs an escape: it lay between two quotes without a backslash.
     String(Cow<'a, str>),
     Array(Vec<Value<'a>>),
