@@ -95,3 +95,38 @@ fn is_content_key_kept(kind: &str, key: &str, rules: &RedactionRules) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma::{room_version_rules::RoomVersionRules, server_name};
+
+    use crate::{
+        PublicKey, PublicKeys, hash,
+        json::{self, Limits},
+        keys::verify_text,
+    };
+
+    /// The second example of <https://spec.matrix.org/v1.19/appendices/#event-signing>, which as it stands is too small
+    /// to be an event of any room.
+    #[test]
+    fn the_example_with_redactable_content_verifies() {
+        let text = r#"{"content": {"body": "Here is the message content"}, "event_id": "$0:domain",
+            "hashes": {"sha256": "onLKD1bGljeBWQhWZ1kaP9SorVmRQNdN5aM2JYU2n/g"}, "origin": "domain",
+            "origin_server_ts": 1000000, "type": "m.room.message", "room_id": "!r:domain", "sender": "@u:domain",
+            "signatures": {"domain": {
+                "ed25519:1": "Wm+VzmOUOz08Ds+0NTWb1d4CZrVsJSikkeRxh6aCcUwu6pNC78FunoD7KNWzqFn241eYHYMGCA5McEiVPdhzBA"
+            }}, "unsigned": {"age_ts": 1000000}}"#;
+        let tree = json::parse(text.as_bytes(), &Limits::EVENT).unwrap();
+        let object = tree.as_object().unwrap();
+        let signed = super::signed_text(object, "m.room.message", &RoomVersionRules::V1);
+        assert!(!signed.contains("body"));
+        let mut keys = PublicKeys::default();
+        let key = PublicKey::from_base64("XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI", u64::MAX).unwrap();
+        keys.insert(server_name!("domain").to_owned(), "ed25519:1".to_owned(), key);
+        verify_text(server_name!("domain"), &keys, object, &signed, 0).unwrap();
+
+        let mut hashed = String::new();
+        object.write_where(&mut hashed, |key| !matches!(key, "hashes" | "signatures" | "unsigned"));
+        assert_eq!(hash::base64(&hash::sha256(&[&hashed])), "onLKD1bGljeBWQhWZ1kaP9SorVmRQNdN5aM2JYU2n/g");
+    }
+}

@@ -1,4 +1,5 @@
 use hearth_core::{FormatError, JsonError, RawEvent, RoomVersion, SignatureError, keys::verify_json};
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
 use ruma::server_name;
 use serde_json::{Value, json};
 
@@ -244,4 +245,64 @@ fn signing_json_keeps_what_others_signed_and_what_nobody_signs() {
     let changed = both.replace("\"a\":1", "\"a\":2");
     assert_eq!(verify_json(two, &keys, changed.as_bytes(), 0), Err(SignatureError::Wrong(two.to_owned())));
     assert_eq!(verify_json(two, &keys, first.as_bytes(), 0), Err(SignatureError::Missing(two.to_owned())));
+}
+
+/// Values that somebody hostile would try.
+fn odd_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(json!(null)),
+        Just(json!([])),
+        Just(json!({})),
+        Just(json!([["$a:b", {}], ["$a:b"], []])),
+        Just(json!({ "membership": [], "users": { "": "9e9" }, "creator": 1, "signed": {} })),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[!@$#]?[a-z:\u{0}]{0,5}".prop_map(Value::from),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever arrives, every stage answers.
+    #[test]
+    fn nothing_received_panics(
+        version in prop::sample::select(RoomVersion::ALL.to_vec()),
+        kind in prop::sample::select(vec!["m.room.message", "m.room.member", "m.room.create", "m.room.power_levels",
+            "m.room.redaction", "m.room.join_rules", "m.room.third_party_invite", "m.room.aliases"]),
+        changes in prop::collection::vec((prop::sample::select(vec!["type", "sender", "state_key", "room_id", "depth",
+            "origin_server_ts", "prev_events", "auth_events", "content", "hashes", "signatures", "event_id", "redacts",
+            "unsigned"]), odd_value()), 0..3),
+        content in prop::collection::vec((prop::sample::select(vec!["membership", "users", "ban", "creator",
+            "third_party_invite", "join_authorised_via_users_server", "additional_creators", "room_version",
+            "join_rule", "redacts", "events", "notifications"]), odd_value()), 0..4),
+        byte in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let mut room = Room::public(version);
+        let act = Act::state(alice(), kind, "", json!({ "membership": "join", "room_version": version.as_str() }));
+        let event = room.build(&act);
+        let mut json: Value = serde_json::from_slice(event.json()).unwrap();
+        for (key, value) in content {
+            json["content"][key] = value;
+        }
+        for (key, value) in changes {
+            json[key] = value;
+        }
+        let mut bytes = json.to_string().into_bytes();
+        if let Some((index, byte)) = byte {
+            let index = index.index(bytes.len());
+            bytes[index] = byte;
+        }
+        let Ok(raw) = RawEvent::parse(version, &bytes) else { return Ok(()) };
+        let hashed = raw.check_hash();
+        let event = hashed.unchecked().clone();
+        let _ = hashed.verify(&public_keys(&["one"]));
+        let _ = room.admit(&event);
+        let _ = event.membership();
+        let _ = hearth_core::redact(&event);
+        let _ = hearth_core::PowerLevels::of(&event, Some(&event), version);
+        let seen = hearth_core::format::client_json(&event, true);
+        serde_json::from_slice::<Value>(&seen).unwrap();
+        serde_json::from_slice::<Value>(&hearth_core::format::stripped_json(&event)).unwrap();
+    }
 }
