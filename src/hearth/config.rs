@@ -136,19 +136,3 @@ fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
     let (score, known) = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
     (score >= SIMILAR).then_some(known)
 }
-
-/// The defaults inside a table that is absent by default, or that there may be many of.
-fn optional_section(name: &str) -> Option<Table> {
-    fn table(value: impl serde::Serialize) -> Option<Table> {
-        Table::try_from(value).ok()
-    }
-    match name {
-        "listeners" => table(Listener::default()),
-        "database" => table(types::Database::default()),
-        "recaptcha" => table(types::Recaptcha::default()),
-        "support_contacts" => table(types::SupportContact::default()),
-        "email" => table(types::Email::default()),
-        "cas" => table(types::Cas::default()),
-        _ => None,
-    }
-}

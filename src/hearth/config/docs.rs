@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use toml::{Table, Value};
+use toml::Value;
 
 use super::{
     Config,
@@ -30,19 +30,14 @@ one TOML value: `HEARTH_LISTENERS='[{ bind = \"0.0.0.0:8008\" }]'`. An unknown v
 pub(crate) fn markdown() -> String {
     let mut text = PREFACE.to_owned();
     text.push_str("\n## Top level\n");
-    sections(&mut text, &Config::schema(), &defaults(), "");
+    sections(&mut text, &Config::schema(), "");
     text
 }
 
-/// The defaults as a table; what is absent by default is absent in it.
-fn defaults() -> Table {
-    Table::try_from(Config::default()).expect("the configuration's types are TOML")
-}
-
-fn sections(text: &mut String, schema: &Schema, defaults: &Table, path: &str) {
+fn sections(text: &mut String, schema: &Schema, path: &str) {
     let (values, tables): (Vec<_>, Vec<_>) = schema.fields.iter().partition(|field| is_value(field));
     for field in values {
-        key(text, field, defaults.get(field.name), path);
+        key(text, field, schema.defaults.get(field.name), path);
     }
     for field in tables {
         let path = join(path, field.name);
@@ -50,8 +45,7 @@ fn sections(text: &mut String, schema: &Schema, defaults: &Table, path: &str) {
         let schema = schema();
         let brackets = if matches!(field.kind, Kind::Sections(_)) { ("[[", "]]") } else { ("[", "]") };
         let _ = write!(text, "\n## `{}{path}{}`\n\n{}\n", brackets.0, brackets.1, paragraph(schema.docs));
-        let own = defaults.get(field.name).and_then(Value::as_table).cloned();
-        sections(text, &schema, &own.unwrap_or_else(|| section_defaults(&schema, field.name)), &path);
+        sections(text, &schema, &path);
     }
 }
 
@@ -72,17 +66,17 @@ fn key(text: &mut String, field: &Field, default: Option<&Value>, path: &str) {
 /// A configuration with every key, commented out with its default, except for the one that must be chosen.
 pub(crate) fn example() -> String {
     let mut text = "# The configuration of hearth. Keys that are commented out show their default, or an example.\n".to_owned();
-    example_section(&mut text, &Config::schema(), &defaults(), "", "");
+    example_section(&mut text, &Config::schema(), "", "");
     text
 }
 
 /// `comment` is `# ` inside of sections that are absent by default.
-fn example_section(text: &mut String, schema: &Schema, defaults: &Table, path: &str, comment: &str) {
+fn example_section(text: &mut String, schema: &Schema, path: &str, comment: &str) {
     let (values, tables): (Vec<_>, Vec<_>) = schema.fields.iter().partition(|field| is_value(field));
     for field in values {
         text.push('\n');
         docs(text, field.docs);
-        let value = match (field.example, defaults.get(field.name)) {
+        let value = match (field.example, schema.defaults.get(field.name)) {
             (Some(example), _) => example.to_owned(),
             (None, default) => default.map_or_else(String::new, inline),
         };
@@ -98,15 +92,8 @@ fn example_section(text: &mut String, schema: &Schema, defaults: &Table, path: &
         text.push_str("\n\n");
         docs(text, schema.docs);
         let _ = writeln!(text, "{comment}{}", if many { format!("[[{path}]]") } else { format!("[{path}]") });
-        let own = defaults.get(field.name).and_then(Value::as_table).cloned();
-        let own = own.unwrap_or_else(|| section_defaults(&schema, field.name));
-        example_section(text, &schema, &own, &path, comment);
+        example_section(text, &schema, &path, comment);
     }
-}
-
-/// The defaults within a table that is itself absent by default.
-fn section_defaults(schema: &Schema, name: &str) -> Table {
-    super::optional_section(name).unwrap_or_else(|| unreachable!("{name} with {} keys", schema.fields.len()))
 }
 
 fn docs(text: &mut String, docs: &[&str]) {

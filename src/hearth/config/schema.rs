@@ -23,6 +23,8 @@ pub(crate) struct Schema {
     pub(crate) docs: &'static [&'static str],
     /// Its keys, in the order of the source.
     pub(crate) fields: Vec<Field>,
+    /// Its keys' values where nothing is configured; what is absent then is absent here.
+    pub(crate) defaults: toml::Table,
 }
 
 /// A key's description.
@@ -108,6 +110,7 @@ macro_rules! settings {
                         optional: <$type as Setting>::OPTIONAL,
                         example: None $( .or(Some($example)) )?,
                     }, )* ],
+                    defaults: toml::Table::try_from(Self::default()).expect("settings are TOML"),
                 }
             }
         }
