@@ -82,8 +82,8 @@ fn named(name: &str, case: impl FnOnce()) {
     drop(name);
 }
 
-/// Runs a future on this thread.
-fn wait<T>(future: impl Future<Output = T>) -> T {
+/// Runs a future on this thread, which sleeps while it waits.
+pub fn wait<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {

@@ -93,3 +93,46 @@ impl Queue {
         self.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hearth_ports::{LogItem, Partition};
+
+    use super::*;
+
+    fn push(queue: &Queue, bytes: usize) -> Result<(), Unavailable> {
+        let batch =
+            Batch { log: vec![LogItem { index: 0, body: vec![0; bytes].into() }], ..Batch::new(Partition::of(0)) };
+        queue.push(batch, Box::new(|_| {})).map_err(|(_, reason)| reason)
+    }
+
+    #[test]
+    fn groups_are_bounded_and_leave_nothing_behind() {
+        let queue = Queue::default();
+        (0..GROUP_BATCHES_MAX + 5).for_each(|_| push(&queue, 10).expect("it is not full"));
+        assert_eq!(queue.take_group().len(), GROUP_BATCHES_MAX);
+        assert_eq!(queue.take_group().len(), 5);
+        // Three of these are more than a group holds; the larger one goes alone.
+        for bytes in [3 << 20, 3 << 20, 3 << 20, 9 << 20, 1] {
+            push(&queue, bytes).expect("it is not full");
+        }
+        queue.close();
+        let groups: Vec<usize> = std::iter::repeat_with(|| queue.take_group().len()).take(5).collect();
+        assert_eq!(groups, [2, 1, 1, 1, 0]);
+        assert!(push(&queue, 1).is_err(), "a closed queue takes nothing");
+    }
+
+    #[test]
+    fn what_is_not_answered_counts() {
+        let queue = Queue::default();
+        let taken = (0..).take_while(|_| push(&queue, 8 << 20).is_ok()).count();
+        assert_eq!(taken, QUEUE_BYTES_MAX / (8 << 20) - 1, "the overhead counts too");
+        let group = queue.take_group();
+        assert!(push(&queue, 8 << 20).is_err(), "what is being committed still counts");
+        queue.release(&group[0].ticket);
+        assert!(push(&queue, 8 << 20).is_ok());
+
+        let queue = Queue::default();
+        assert_eq!((0..).take_while(|_| push(&queue, 0).is_ok()).count(), QUEUE_BATCHES_MAX);
+    }
+}
