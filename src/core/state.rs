@@ -53,7 +53,7 @@ pub fn resolve(
             },
         )
         .map_err(|error| ResolveError(error.to_string())),
-        _ => v1::resolve(version, states, fetch),
+        _ => v1::resolve(states, fetch),
     }
 }
 

@@ -9,7 +9,7 @@ use ruma::{EventId, OwnedEventId, events::StateEventType};
 use sha1::{Digest, Sha1};
 
 use super::{ResolveError, StateMap};
-use crate::{Event, RoomVersion, auth};
+use crate::{Event, auth};
 
 type Key = (StateEventType, String);
 
@@ -18,7 +18,6 @@ type Key = (StateEventType, String);
 /// Keys of one pass are resolved apart from each other, against the R before the pass, so that their order does not
 /// matter.
 pub(super) fn resolve(
-    _version: RoomVersion,
     states: &[StateMap],
     fetch: impl Fn(&EventId) -> Option<Event>,
 ) -> Result<StateMap, ResolveError> {
