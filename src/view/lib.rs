@@ -1,9 +1,10 @@
 //! What a reader sees: which events ([`visibility`]), in which form ([`event_json`]), chosen by which filter
-//! ([`filter`]), and how places in what is read are written ([`token`]).
+//! ([`filter`]), what a sync tells of a room ([`delta`]), and how places in what is read are written ([`token`]).
 //!
 //! Pure: this crate knows no store, no clock and no network; whoever reads loads first and asks then. There is one
 //! gate for history and every read path goes through it: start at [`visibility::sight`].
 
+pub mod delta;
 pub mod event_json;
 pub mod filter;
 pub mod token;
