@@ -1,5 +1,7 @@
 //! Who is asking, and who may.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, Method, header::AUTHORIZATION};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
@@ -20,14 +22,14 @@ pub enum Access {
     Admin,
 }
 
-/// The account and session behind a request's access token.
+/// The account and device behind a request's access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requester {
     /// The account.
     pub user_id: OwnedUserId,
-    /// The session's device; `None` where a session has none.
-    pub device_id: Option<OwnedDeviceId>,
-    /// Names the access token without being it: the start of its hash. Stable for the token's life.
+    /// The device.
+    pub device_id: OwnedDeviceId,
+    /// Names the access token without being it. Stable for the token's life.
     pub token_id: u64,
     /// A guest account.
     pub guest: bool,
@@ -41,18 +43,13 @@ pub struct Requester {
 
 impl Requester {
     /// The account.
-    pub fn user(&self) -> &UserId {
+    pub fn user_id(&self) -> &UserId {
         &self.user_id
     }
 
-    /// The session's device, if it has one.
-    pub fn device(&self) -> Option<&DeviceId> {
-        self.device_id.as_deref()
-    }
-
-    /// The session's device; `M_FORBIDDEN` for sessions that have none.
-    pub fn require_device(&self) -> Result<&DeviceId, Error> {
-        self.device().ok_or_else(|| Error::forbidden("this session has no device"))
+    /// The device.
+    pub fn device_id(&self) -> &DeviceId {
+        &self.device_id
     }
 }
 
@@ -64,8 +61,6 @@ pub enum AuthError {
         /// See "Soft logout".
         soft_logout: bool,
     },
-    /// The account is locked, and the reader of tokens does not say more about it.
-    Locked,
     /// The store can't be asked now.
     Unavailable,
 }
@@ -73,7 +68,7 @@ pub enum AuthError {
 /// Turns access tokens into requesters. Implemented over the accounts by the crate that assembles the server.
 pub trait Authenticate: Send + Sync {
     /// Finds the session of this token.
-    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Requester, AuthError>>;
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Arc<Requester>, AuthError>>;
 }
 
 /// What a route demands, beside [`Access`].
@@ -97,7 +92,7 @@ impl Demand {
         self,
         authenticate: &dyn Authenticate,
         headers: &HeaderMap,
-    ) -> Result<Option<Requester>, Error> {
+    ) -> Result<Option<Arc<Requester>>, Error> {
         if self.access == Access::Public {
             return Ok(None);
         }
@@ -106,7 +101,6 @@ impl Demand {
         };
         let requester = authenticate.authenticate(token).await.map_err(|error| match error {
             AuthError::UnknownToken { soft_logout } => Error::unknown_token(soft_logout),
-            AuthError::Locked => Error::user_locked(),
             AuthError::Unavailable => Error::unavailable(),
         })?;
         self.check(&requester)?;

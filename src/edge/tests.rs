@@ -35,10 +35,10 @@ struct State {
 struct Tokens;
 
 impl Authenticate for Tokens {
-    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Requester, AuthError>> {
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Arc<Requester>, AuthError>> {
         let requester = Requester {
             user_id: user_id!("@alice:example.org").to_owned(),
-            device_id: None,
+            device_id: "DEVICE".into(),
             token_id: 1,
             guest: token == "guest",
             admin: token == "admin",
@@ -48,7 +48,7 @@ impl Authenticate for Tokens {
         let result = match token {
             "soft" => Err(AuthError::UnknownToken { soft_logout: true }),
             "store" => Err(AuthError::Unavailable),
-            "alice" | "guest" | "admin" | "suspended" | "locked" => Ok(requester),
+            "alice" | "guest" | "admin" | "suspended" | "locked" => Ok(Arc::new(requester)),
             _ => Err(AuthError::UnknownToken { soft_logout: false }),
         };
         Box::pin(std::future::ready(result))
