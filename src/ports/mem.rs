@@ -109,12 +109,27 @@ impl MemEngine {
         if std::mem::replace(&mut state.partition(partition).delivering, true) {
             return;
         }
+        let _delivering = Delivering { engine: self, partition };
         while let Some((done, result)) = state.partition(partition).results.pop_front() {
             drop(state);
             done(result);
             state = self.state.lock();
         }
         state.partition(partition).delivering = false;
+    }
+}
+
+/// Gives the delivery of a partition back if a `done` panics, so that a failing test ends.
+struct Delivering<'a> {
+    engine: &'a MemEngine,
+    partition: Partition,
+}
+
+impl Drop for Delivering<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.engine.state.lock().partition(self.partition).delivering = false;
+        }
     }
 }
 

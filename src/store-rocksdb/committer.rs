@@ -28,6 +28,8 @@ type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 /// Both threads.
 pub(crate) struct Committer {
     queue: Arc<Queue>,
+    /// For what is refused at once. Taken when the threads are to end.
+    answers: Option<mpsc::Sender<Answers>>,
     /// The committer, then the one that answers, which ends after it.
     threads: Vec<JoinHandle<()>>,
 }
@@ -38,10 +40,11 @@ impl Committer {
         let on_fatal: OnFatal = options.on_fatal.into();
         // Its length is bounded by the queue, which counts a batch until it is answered.
         let (answers, to_answer) = mpsc::channel::<Answers>();
-        let mut committer = Self { queue: queue.clone(), threads: Vec::new() };
+        let mut committer = Self { queue: queue.clone(), answers: Some(answers.clone()), threads: Vec::new() };
         let commits = {
-            let (shared, queue, on_fatal) = (shared.clone(), queue.clone(), on_fatal.clone());
-            move || run_commits(&shared, &queue, &answers, &*on_fatal)
+            let thread =
+                CommitThread { shared: shared.clone(), queue: queue.clone(), answers, on_fatal: on_fatal.clone() };
+            move || thread.run()
         };
         committer.spawn("store-commit", commits)?;
         committer.spawn("store-answer", move || run_answers(&to_answer, &queue, &*on_fatal))?;
@@ -55,9 +58,12 @@ impl Committer {
     }
 
     pub(crate) fn submit(&self, batch: Batch, done: Done) {
-        if let Err((done, reason)) = self.queue.push(batch, done) {
-            metrics::counter!("hearth_store_refused_total").increment(1);
-            done(Err(reason.into()));
+        let Err((ticket, reason)) = self.queue.push(batch, done) else { return };
+        metrics::counter!("hearth_store_refused_total").increment(1);
+        let answers = self.answers.as_ref().expect("it is taken when nobody can call this any more");
+        // Not from here: whoever submits may hold what its `done` waits for.
+        if let Err(mpsc::SendError(answers)) = answers.send(vec![(ticket, Err(reason.into()))]) {
+            answers.into_iter().for_each(|(ticket, result)| (ticket.done)(result));
         }
     }
 }
@@ -65,6 +71,7 @@ impl Committer {
 impl Drop for Committer {
     fn drop(&mut self) {
         self.queue.close();
+        self.answers = None;
         for thread in self.threads.drain(..) {
             // A result may hold the last reference to the engine; the thread that hands it out can't wait for itself.
             if thread.thread().id() == thread::current().id() {
@@ -77,23 +84,50 @@ impl Drop for Committer {
     }
 }
 
-fn run_commits(shared: &Shared, queue: &Queue, answers: &mpsc::Sender<Answers>, on_fatal: &dyn Fn(&str)) {
-    let mut failure = None;
-    loop {
-        let group = queue.take_group();
-        if group.is_empty() {
+/// What the committing thread holds. However the thread ends, what still waits then is answered.
+struct CommitThread {
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
+    answers: mpsc::Sender<Answers>,
+    on_fatal: OnFatal,
+}
+
+impl CommitThread {
+    fn run(&self) {
+        let mut failure = None;
+        loop {
+            let group = self.queue.take_group();
+            if group.is_empty() {
+                return;
+            }
+            let failed_before = failure.is_some();
+            let results = match &failure {
+                None => commit_group(&self.shared, group, &mut failure),
+                Some(reason) => refuse(group, reason),
+            };
+            self.answers.send(results).expect("the answering thread ends after this one");
+            if let (false, Some(reason)) = (failed_before, &failure) {
+                (self.on_fatal)(&reason.0);
+            }
+        }
+    }
+}
+
+impl Drop for CommitThread {
+    fn drop(&mut self) {
+        if !thread::panicking() {
             return;
         }
-        let before = failure.is_some();
-        let results = match &failure {
-            None => commit_group(shared, group, &mut failure),
-            Some(reason) => refuse(group, reason),
-        };
-        // The other thread ends after this one.
-        answers.send(results).expect("answers are handed out as long as there are any");
-        if let (false, Some(reason)) = (before, &failure) {
-            on_fatal(&reason.0);
+        self.queue.close();
+        let reason = Unavailable("the committing thread has ended".to_owned());
+        loop {
+            let group = self.queue.take_group();
+            if group.is_empty() {
+                break;
+            }
+            refuse(group, &reason).into_iter().for_each(|(ticket, result)| (ticket.done)(result));
         }
+        (self.on_fatal)(&reason.0);
     }
 }
 

@@ -2,6 +2,10 @@
 //!
 //! This crate does not know what the rows mean, and hands out neither iterators nor snapshots. Start with
 //! [`RocksEngine::open`]; what happens to a batch is in `committer.rs` and `group.rs`, to a read in `read.rs`.
+//!
+//! Metrics: histograms `hearth_store_commit_seconds` (a batch, from submission to answer), `hearth_store_write_seconds` (a
+//! group, checking and syncing) and `hearth_store_group_batches`; counters `hearth_store_conflicts_total`,
+//! `hearth_store_refused_total` (overload) and `hearth_store_disk_reads_total`; gauge `hearth_store_queue_bytes`.
 
 mod committer;
 mod group;
@@ -94,12 +98,16 @@ impl Engine for RocksEngine {
         keys: &'a [Key],
     ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, Unavailable>> {
         Box::pin(async move {
-            match read::multi_get(&self.shared.db, table, keys, read::Reach::Memory) {
-                Err(read::Missed::Memory) => {}
-                answer => return answer.map_err(Unavailable::from),
+            let (mut values, missed) = read::multi_get_memory(&self.shared.db, table, keys)?;
+            if missed.is_empty() {
+                return Ok(values);
             }
-            let keys = keys.to_vec();
-            self.readers.run(move |db| read::multi_get(db, table, &keys, read::Reach::Disk)).await
+            let keys: Vec<Key> = missed.iter().map(|index| keys[*index].clone()).collect();
+            let found = self.readers.run(move |db| read::multi_get_disk(db, table, &keys)).await?;
+            for (index, value) in missed.into_iter().zip(found) {
+                values[index] = value;
+            }
+            Ok(values)
         })
     }
 

@@ -1,7 +1,7 @@
 //! Opening: the format marker, the lock, the database, the heads.
 //!
-//! Beside RocksDB's files a folder holds `format`, one line that says which layout lies there, and `lock`. The marker is
-//! a file of its own so that it is read before RocksDB is let near a folder that it might change.
+//! Beside RocksDB's files a folder holds `hearth.format`, one line that says which layout lies there, and `hearth.lock`.
+//! The marker is a file of its own so that it is read before RocksDB is let near a folder that it might change.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -19,8 +19,8 @@ use crate::{Options, Shared};
 const FORMAT: u32 = 1;
 /// What the marker begins with.
 const FORMAT_NAME: &str = "hearth-store-rocksdb";
-const FORMAT_FILE: &str = "format";
-const LOCK_FILE: &str = "lock";
+const FORMAT_FILE: &str = "hearth.format";
+const LOCK_FILE: &str = "hearth.lock";
 /// The file every RocksDB database has.
 const CURRENT_FILE: &str = "CURRENT";
 /// Beside a running server files may vanish between listing and opening them; the next listing is newer.
@@ -43,7 +43,9 @@ pub enum OpenError {
         found: u32,
     },
     /// There is a database which is not one of ours, or an incomplete checkpoint.
-    #[error("the folder {0} holds something that is not a hearth store; name another folder")]
+    #[error(
+        "the folder {0} holds something that is not a hearth store, or an unfinished copy of one; name another folder"
+    )]
     Unrecognised(PathBuf),
     /// There is no store, and it was to be read only.
     #[error("there is no store at {0}")]
@@ -66,14 +68,14 @@ impl OpenError {
 
 pub(crate) fn open(path: &Path, options: &Options) -> Result<Shared, OpenError> {
     let failed = |error: io::Error| OpenError::failed(path, &error);
-    match check_format(path)? {
-        Format::Ours => {}
-        Format::Nothing => {
-            fs::create_dir_all(path).map_err(failed)?;
-            write_format(path).map_err(failed)?;
-        }
+    if let Format::Nothing = check_format(path)? {
+        fs::create_dir_all(path).map_err(failed)?;
     }
     let lock = lock(path)?;
+    // Asked again, as another process may have been here until it gave the lock back.
+    if let Format::Nothing = check_format(path)? {
+        write_format(path).map_err(failed)?;
+    }
     let db = DB::open_cf_descriptors(&options.database(), path, options.families());
     let db = db.map_err(|error| OpenError::failed(path, &error))?;
     Ok(Shared { heads: Mutex::new(heads(path, &db)?), db, _lock: Some(lock) })
@@ -131,7 +133,7 @@ fn check_format(path: &Path) -> Result<Format, OpenError> {
 
 /// Marks a folder as ours; after a crash the marker is there whole or not at all.
 pub(crate) fn write_format(path: &Path) -> io::Result<()> {
-    let unfinished = path.join("format.new");
+    let unfinished = path.join("hearth.format.new");
     let mut file = File::create(&unfinished)?;
     writeln!(file, "{FORMAT_NAME} {FORMAT}")?;
     file.sync_all()?;

@@ -26,7 +26,8 @@ pub(crate) struct Submitted {
 pub(crate) struct Ticket {
     pub(crate) done: Done,
     pub(crate) since: Instant,
-    bytes: usize,
+    /// What it counts in the queue; nothing if it was refused.
+    bytes: Option<usize>,
 }
 
 /// Batches in order of submission. It is bounded in what is under way, that is not answered, not only in what waits.
@@ -46,20 +47,22 @@ struct State {
 }
 
 impl Queue {
-    /// Adds a batch, or gives `done` back with the reason why not.
-    pub(crate) fn push(&self, batch: Batch, done: Done) -> Result<(), (Done, Unavailable)> {
+    /// Adds a batch, or says why not.
+    pub(crate) fn push(&self, batch: Batch, done: Done) -> Result<(), (Ticket, Unavailable)> {
         let bytes = batch.size_bytes() + BATCH_OVERHEAD_BYTES;
+        let mut ticket = Ticket { done, since: Instant::now(), bytes: None };
         let mut state = self.state.lock();
         if state.closed {
-            return Err((done, Unavailable("the engine is closing".to_owned())));
+            return Err((ticket, Unavailable("the engine is closing".to_owned())));
         }
         if state.under_way >= QUEUE_BATCHES_MAX || state.bytes + bytes > QUEUE_BYTES_MAX {
-            return Err((done, Unavailable("overloaded".to_owned())));
+            return Err((ticket, Unavailable("overloaded".to_owned())));
         }
         state.under_way += 1;
         state.bytes += bytes;
         metrics::gauge!("hearth_store_queue_bytes").set(state.bytes as f64);
-        state.waiting.push_back(Submitted { batch, ticket: Ticket { done, since: Instant::now(), bytes } });
+        ticket.bytes = Some(bytes);
+        state.waiting.push_back(Submitted { batch, ticket });
         self.changed.notify_one();
         Ok(())
     }
@@ -72,7 +75,7 @@ impl Queue {
         }
         let mut bytes = 0;
         let fits = state.waiting.iter().take(GROUP_BATCHES_MAX).take_while(|submitted| {
-            bytes += submitted.ticket.bytes;
+            bytes += submitted.ticket.bytes.unwrap_or_default();
             bytes <= GROUP_BYTES_MAX
         });
         let count = fits.count().max(1).min(state.waiting.len());
@@ -81,9 +84,10 @@ impl Queue {
 
     /// This one is about to be answered.
     pub(crate) fn release(&self, ticket: &Ticket) {
+        let Some(bytes) = ticket.bytes else { return };
         let mut state = self.state.lock();
         state.under_way -= 1;
-        state.bytes -= ticket.bytes;
+        state.bytes -= bytes;
         metrics::gauge!("hearth_store_queue_bytes").set(state.bytes as f64);
     }
 

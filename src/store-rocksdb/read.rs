@@ -89,12 +89,33 @@ pub(crate) fn get(db: &DB, table: Table, key: &[u8], reach: Reach) -> Result<Opt
     Ok(found.map(|value| Bytes::copy_from_slice(&value)))
 }
 
-pub(crate) fn multi_get(db: &DB, table: Table, keys: &[Key], reach: Reach) -> Result<Vec<Option<Bytes>>, Missed> {
-    if keys.is_empty() {
-        return Ok(Vec::new());
+/// What is in memory, and the indexes of those keys for which that does not say.
+///
+/// Key by key: RocksDB's batched read goes to disk although it is told not to.
+pub(crate) fn multi_get_memory(
+    db: &DB,
+    table: Table,
+    keys: &[Key],
+) -> Result<(Vec<Option<Bytes>>, Vec<usize>), Missed> {
+    let mut values = Vec::with_capacity(keys.len());
+    let mut missed = Vec::new();
+    for (index, key) in keys.iter().enumerate() {
+        match get(db, table, key, Reach::Memory) {
+            Ok(value) => values.push(value),
+            Err(Missed::Memory) => {
+                missed.push(index);
+                values.push(None);
+            }
+            Err(failed) => return Err(failed),
+        }
     }
+    Ok((values, missed))
+}
+
+/// All of them, wherever they are.
+pub(crate) fn multi_get_disk(db: &DB, table: Table, keys: &[Key]) -> Result<Vec<Option<Bytes>>, Missed> {
     let keys = keys.iter().map(|key| &key[..]);
-    let found = db.batched_multi_get_cf_opt(family(db, table), keys, false, &read_options(reach));
+    let found = db.batched_multi_get_cf_opt(family(db, table), keys, false, &read_options(Reach::Disk));
     found.into_iter().map(|value| Ok(value?.map(|value| Bytes::copy_from_slice(&value)))).collect()
 }
 
@@ -192,5 +213,49 @@ fn run(db: &DB, jobs: &Mutex<Receiver<Job>>) {
         // The lock is held while waiting: the thread that has it gets the next job and passes the lock on.
         let Ok(job) = jobs.lock().recv() else { return };
         job(db);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_ports::{Batch, Partition, Put, commit, suite::wait};
+
+    use super::*;
+    use crate::RocksEngine;
+
+    fn open(path: &Path) -> Arc<RocksEngine> {
+        RocksEngine::open(path, Options::new(0, |reason| panic!("a fatal failure: {reason}"))).expect("the store opens")
+    }
+
+    #[test]
+    fn only_what_is_not_in_memory_goes_to_disk() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let keys: Vec<Key> = (0..100_u8).map(|key| vec![key].into()).collect();
+        let row = |key: &Key| Put { table: Table::Ix, key: key.clone(), value: key.clone(), fill: Default::default() };
+        let values: Vec<_> = keys.iter().cloned().map(Some).collect();
+        let all = KeyRange::prefix(Key::new());
+        let ask = |db: &DB, reach| {
+            let one = get(db, Table::Ix, &keys[50], reach).ok();
+            let many = match reach {
+                Reach::Memory => multi_get_memory(db, Table::Ix, &keys).ok().filter(|(_, missed)| missed.is_empty()),
+                Reach::Disk => multi_get_disk(db, Table::Ix, &keys).ok().map(|values| (values, Vec::new())),
+            };
+            let range = scan(db, Table::Ix, &all, Page::first(1_000), reach).ok();
+            (one, many, range.map(|rows| rows.len()))
+        };
+        let found = (Some(values[50].clone()), Some((values.clone(), Vec::new())), Some(100));
+
+        let engine = open(folder.path());
+        let batch = Batch { put: keys.iter().map(row).collect(), ..Batch::new(Partition::of(0)) };
+        wait(commit(&*engine, batch)).expect("nothing stands against this commit");
+        assert_eq!(ask(&engine.shared.db, Reach::Memory), found, "the memtable has it");
+        drop(engine);
+        let engine = open(folder.path());
+        assert_eq!(ask(&engine.shared.db, Reach::Memory), (None, None, None), "nothing is cached yet");
+        assert!(matches!(get(&engine.shared.db, Table::Ix, &keys[50], Reach::Memory), Err(Missed::Memory)));
+        let missed = multi_get_memory(&engine.shared.db, Table::Ix, &keys).ok().map(|(_, missed)| missed);
+        assert_eq!(missed, Some((0..100).collect()));
+        assert_eq!(ask(&engine.shared.db, Reach::Disk), found);
+        assert_eq!(ask(&engine.shared.db, Reach::Memory), found, "the cache has it");
     }
 }

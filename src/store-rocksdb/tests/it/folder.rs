@@ -33,19 +33,19 @@ fn foreign_and_newer_folders_are_left_alone() {
         names
     };
     drop(common::open(path));
-    let ours = fs::read_to_string(path.join("format")).expect("a marker");
+    let ours = fs::read_to_string(path.join("hearth.format")).expect("a marker");
     let before = list();
     for (marker, newer) in [("hearth-store-rocksdb 2\n", true), ("hearth-store-rocksdb 0\n", false), ("", false)] {
-        fs::write(path.join("format"), marker).expect("a file can be written");
+        fs::write(path.join("hearth.format"), marker).expect("a file can be written");
         match refused(path) {
             OpenError::Newer { found, .. } => assert!(newer && found == 2, "{marker}"),
             OpenError::Unrecognised(_) => assert!(!newer, "{marker}"),
             other => panic!("{marker}: {other}"),
         }
     }
-    fs::remove_file(path.join("format")).expect("it was there");
+    fs::remove_file(path.join("hearth.format")).expect("it was there");
     assert!(matches!(refused(path), OpenError::Unrecognised(_)), "somebody else's database");
-    fs::write(path.join("format"), ours).expect("a file can be written");
+    fs::write(path.join("hearth.format"), ours).expect("a file can be written");
     assert_eq!(list(), before, "nothing was changed");
     common::open(path);
 }
