@@ -1,1 +1,58 @@
-//! Accounts, sessions, devices, account data, profiles, presence, typing, receipts.
+//! Accounts and all that belongs to a user: sessions, devices, interactive authentication, profiles, account data, push
+//! rules, filters, typing, receipts, presence.
+//!
+//! This crate never knows HTTP, a room's rules or its events' content, and never writes a room event: where a change here
+//! must reach rooms (a profile, a deactivation), the caller tells both. Start with [`Users`].
+
+mod account_data;
+mod accounts;
+mod devices;
+mod fault;
+mod filters;
+mod ignored;
+mod interactive;
+mod memory;
+mod names;
+mod openid;
+mod passwords;
+mod presence;
+mod profile;
+mod push_rules;
+mod receipts;
+mod registration;
+mod sessions;
+mod settings;
+mod shared_secret;
+mod tags;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod typing;
+mod users;
+
+pub use account_data::{ACCOUNT_DATA_BYTES_MAX, AccountData, AccountDataError};
+pub use accounts::{Account, AccountError, CreateError, NewAccount};
+pub use devices::{Device, DeviceError};
+pub use fault::Fault;
+pub use filters::{FILTER_BYTES_MAX, FilterError};
+pub use ignored::Ignored;
+pub use interactive::{
+    Challenge, InteractError, Interaction, Operation, Passed, Proof, ProofOf, Refusal, Stage,
+};
+pub use names::{BadName, Localpart};
+pub use openid::{OPENID_TOKEN_LIFETIME_MS, OpenidToken};
+pub use passwords::{PASSWORD_BYTES_MAX, PasswordError};
+pub use presence::{Presence, PresenceState, PresenceUpdate, Syncing};
+pub use profile::{PROFILE_BYTES_MAX, ProfileError};
+pub use push_rules::{NewRule, PushRuleError, RulePlace, rules_json};
+pub use receipts::{Receipt, ReceiptError, ReceiptKind};
+pub use registration::{RegistrationToken, TokenUseError};
+pub use sessions::{AuthError, LogInError, LoginError, OpenError, OpenedSession, RefreshError, SessionWish};
+pub use settings::{PasswordSettings, Registration, Secret, UserSettings};
+pub use shared_secret::SharedSecretError;
+pub use tags::TagError;
+pub use tokens::Session;
+pub use typing::Typing;
+pub use users::Users;
+
+pub use hearth_store::tables::users::{AccountKind, PasswordHash, Remembered};

@@ -60,10 +60,12 @@ row!(AccountRow, "account", version 1);
 
 /// Changes with the set of a user's sessions: who adds one requires it, who ends all of them requires it, so that neither
 /// misses the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionSetRow {
     /// Rises with every change.
     pub version: u64,
+    /// How many devices there are.
+    pub devices: u32,
 }
 
 row!(SessionSetRow, "session set", version 1);

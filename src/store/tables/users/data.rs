@@ -1,4 +1,4 @@
-//! Account data, filters, and receipts by position.
+//! Account data and filters.
 
 use hearth_ports::Key;
 use serde::{Deserialize, Serialize};
@@ -36,19 +36,6 @@ pub struct FilterRow {
 }
 
 row!(FilterRow, "filter", version 1);
-
-/// Which receipt was set at a position.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReceiptIndexRow {
-    /// Whose.
-    pub user: UserNumber,
-    /// `m.read.private`.
-    pub private: bool,
-    /// Empty, `main`, or a thread root's event id.
-    pub thread: String,
-}
-
-row!(ReceiptIndexRow, "receipt index", version 1);
 
 /// Global account data stands under this number; no room has it.
 const GLOBAL: RoomNumber = RoomNumber(0);
@@ -91,16 +78,3 @@ pub const ACCOUNT_DATA_POSITION_OFFSET: u16 = 9;
 pub fn filter_key(user: UserNumber, filter: &str) -> Key {
     key(b'f').user(user).raw(filter.as_bytes()).build()
 }
-
-/// `Rm`: receipts of a room by position, which is filled at [`RECEIPT_POSITION_OFFSET`] at commit.
-pub fn receipt_index_key(room: RoomNumber, position: u64) -> Key {
-    key(b'I').room(room).u64(position).build()
-}
-
-/// What all keys of [`receipt_index_key`] of a room begin with.
-pub fn receipt_index_prefix(room: RoomNumber) -> Key {
-    key(b'I').room(room).build()
-}
-
-/// Where the position stands in [`receipt_index_key`].
-pub const RECEIPT_POSITION_OFFSET: u16 = 9;

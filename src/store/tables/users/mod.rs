@@ -1,8 +1,7 @@
 //! Rows of local users, in the user's partition unless said otherwise. In `Us`: `a user` (account), `s user` (the set of
 //! its sessions), `D user device`, `p user` (profile), `d user room type` and `y user position` (account data),
 //! `f user filter`, `b session` (interactive authentication, partition of its own key). In `Ix`: `t tokenhash`. In `Mi`:
-//! `g token` (registration tokens, partition of their own key). In `Rm`: `I room position` (receipts by position, the
-//! room's partition).
+//! `g token` (registration tokens, partition of their own key).
 
 mod account;
 mod data;
@@ -14,9 +13,8 @@ pub use account::{
     accounts_prefix, profile_key, registration_token_key, registration_token_partition, session_set_key,
 };
 pub use data::{
-    ACCOUNT_DATA_POSITION_OFFSET, AccountDataIndexRow, AccountDataRow, FilterRow, RECEIPT_POSITION_OFFSET,
-    ReceiptIndexRow, account_data_index_key, account_data_index_prefix, account_data_key, account_data_prefix,
-    account_data_room_of_key, filter_key, receipt_index_key, receipt_index_prefix,
+    ACCOUNT_DATA_POSITION_OFFSET, AccountDataIndexRow, AccountDataRow, FilterRow, account_data_index_key,
+    account_data_index_prefix, account_data_key, account_data_prefix, account_data_room_of_key, filter_key,
 };
 pub use interactive::{
     InteractiveRow, Remembered, interactive_key, interactive_partition, interactive_prefix,

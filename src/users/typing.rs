@@ -1,0 +1,99 @@
+//! Who is typing where. Only memory knows; it ends by itself.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use hearth_store::RoomNumber;
+use parking_lot::Mutex;
+use ruma::{OwnedUserId, UserId};
+use tokio::time::Instant;
+
+use crate::Users;
+
+/// The longest that somebody counts as typing without saying so again.
+const TIMEOUT_MAX: Duration = Duration::from_secs(120);
+
+/// How long a room in which nobody types any more is remembered, so that clients are told so.
+const REMEMBER: Duration = Duration::from_secs(60 * 60);
+
+/// People typing in one room who are shown; more are not worth knowing.
+const TYPISTS_MAX: usize = 200;
+
+/// Who is typing in a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Typing {
+    /// The number of the last change.
+    pub serial: u64,
+    /// Who, sorted.
+    pub users: Vec<OwnedUserId>,
+}
+
+/// All rooms in which somebody types or typed lately. The lock guards the map and the order of its serials, and is held
+/// for map operations only.
+pub(crate) struct TypingBoard(Mutex<HashMap<RoomNumber, RoomTyping>>);
+
+struct RoomTyping {
+    serial: u64,
+    users: BTreeMap<OwnedUserId, Instant>,
+    changed: Instant,
+}
+
+impl TypingBoard {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl Users {
+    /// Says that somebody types in a room for so long, or with `None` not any more.
+    pub fn set_typing(&self, room: RoomNumber, user_id: &UserId, timeout: Option<Duration>) {
+        let now = Instant::now();
+        let changed = {
+            let mut rooms = self.typing.0.lock();
+            let entry = rooms.entry(room).or_insert_with(|| RoomTyping { serial: 0, users: BTreeMap::new(), changed: now });
+            let changed = match timeout {
+                Some(timeout) if entry.users.contains_key(user_id) || entry.users.len() < TYPISTS_MAX => {
+                    entry.users.insert(user_id.to_owned(), now + timeout.min(TIMEOUT_MAX)).is_none()
+                }
+                Some(_) => false,
+                None => entry.users.remove(user_id).is_some(),
+            };
+            if changed {
+                entry.serial = self.serials.next();
+                entry.changed = now;
+            } else if entry.serial == 0 {
+                rooms.remove(&room);
+            }
+            changed
+        };
+        if changed {
+            self.store.live().nudge_room(room);
+        }
+    }
+
+    /// Who types in a room, if that changed after `serial`. A reader who has seen no serial yet asks with 0 and is told of
+    /// rooms only in which somebody types.
+    pub fn typing_since(&self, room: RoomNumber, serial: u64) -> Option<Typing> {
+        let rooms = self.typing.0.lock();
+        let entry = rooms.get(&room).filter(|entry| entry.serial > serial && (serial > 0 || !entry.users.is_empty()))?;
+        Some(Typing { serial: entry.serial, users: entry.users.keys().cloned().collect() })
+    }
+
+    /// Ends what has timed out.
+    pub(crate) fn expire_typing(&self, now: Instant) {
+        let mut changed = Vec::new();
+        self.typing.0.lock().retain(|room, entry| {
+            let before = entry.users.len();
+            entry.users.retain(|_, end| *end > now);
+            if entry.users.len() < before {
+                entry.serial = self.serials.next();
+                entry.changed = now;
+                changed.push(*room);
+            }
+            !entry.users.is_empty() || now.duration_since(entry.changed) < REMEMBER
+        });
+        changed.into_iter().for_each(|room| self.store.live().nudge_room(room));
+    }
+}
