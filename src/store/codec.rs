@@ -1,10 +1,11 @@
 //! Values on disk: one version byte, then a varint-packed struct.
 //!
-//! A type whose first fields are positions that the engine fills at commit declares them as [`Position8`]-like fixed
-//! fields in front: byte 1 onwards, 8 bytes each (see [`Row::POSITIONS`]).
+//! Positions that the engine fills at commit stand in front of the struct: from byte 1 onwards, 8 bytes each, big-endian
+//! (see [`Row::POSITIONS`]).
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
+use smallvec::SmallVec;
 
 /// A stored row does not read as what its table holds. The database is damaged, or was written by a newer version.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -51,15 +52,33 @@ pub fn encode<R: Row>(row: &R) -> Bytes {
 
 /// Reads a row's bytes.
 pub fn decode<R: Row>(bytes: &[u8]) -> Result<R, Corrupt> {
+    Ok(decode_with_rest(bytes)?.0)
+}
+
+/// Reads the row that these bytes begin with, and how many bytes follow it.
+pub(crate) fn decode_with_rest<R: Row>(bytes: &[u8]) -> Result<(R, usize), Corrupt> {
     let corrupt = |reason: &str| Corrupt { what: R::NAME, reason: reason.to_owned() };
     let (version, rest) = bytes.split_first().ok_or_else(|| corrupt("it is empty"))?;
     if *version != R::VERSION {
-        return R::upgrade(*version, rest);
+        return Ok((R::upgrade(*version, rest)?, 0));
     }
     let (fixed, packed) = rest.split_at_checked(8 * R::POSITIONS).ok_or_else(|| corrupt("it is too short"))?;
-    let positions: Vec<u64> = fixed.chunks_exact(8).map(|chunk| chunk.iter().fold(0, |n, b| n << 8 | u64::from(*b))).collect();
-    let packed = postcard::from_bytes(packed).map_err(|error| corrupt(&error.to_string()))?;
-    Ok(R::unpack(&positions, packed))
+    let position = |chunk: &[u8]| chunk.iter().fold(0, |n, b| n << 8 | u64::from(*b));
+    let positions: SmallVec<[u64; 4]> = fixed.chunks_exact(8).map(position).collect();
+    let (packed, rest) = postcard::take_from_bytes(packed).map_err(|error| corrupt(&error.to_string()))?;
+    Ok((R::unpack(&positions, packed), rest.len()))
+}
+
+/// Eight bytes, big-endian, as a whole value.
+pub(crate) fn read_u64(what: &'static str, bytes: &[u8]) -> Result<u64, Corrupt> {
+    let bytes = bytes.try_into().map_err(|_| Corrupt { what, reason: "it is not 8 bytes long".to_owned() })?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+/// Four bytes, big-endian, as a whole value.
+pub(crate) fn read_u32(what: &'static str, bytes: &[u8]) -> Result<u32, Corrupt> {
+    let bytes = bytes.try_into().map_err(|_| Corrupt { what, reason: "it is not 4 bytes long".to_owned() })?;
+    Ok(u32::from_be_bytes(bytes))
 }
 
 /// Implements [`Row`] for a serde type: `row!(Type, "name", version 1)`, or `row!(Type, "name", version 1, fields a, b)`

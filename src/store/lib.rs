@@ -4,23 +4,38 @@
 //! This crate decides nothing: it does not know which event is allowed, who may read, or what a client is told. Start
 //! with [`Store`] and [`Write`]; the rows are in `tables/`.
 
+mod auth_graph;
+mod cache;
 mod codec;
+mod current;
+mod events;
+mod identifiers;
 mod keys;
+mod live;
 mod log;
 mod numbers;
 mod order;
 mod positions;
+mod readers;
+mod state;
 mod store;
 pub mod tables;
+mod timeline;
 mod write;
 
 pub use codec::{Corrupt, Row, decode, encode};
+pub use events::StoredEvent;
+pub use identifiers::RoomIdentity;
 pub use keys::{KeyBuilder, id16, key};
+pub use live::{Changed, IDLE_MS, Live, UserLive};
 pub use log::{EventNote, LogEntry, MemberNote};
 pub use numbers::{EventNumber, RoomNumber, StateKeyNumber, StateVersion, UserNumber};
 pub use order::Order;
 pub use positions::{BadPositions, Positions};
-pub use store::{LoadError, Store};
+pub use readers::{Cursor, LogPage};
+pub use state::{StateBuilder, StateSummary};
+pub use store::{LoadError, OpenError, SCHEMA_VERSION, Store, StoreSettings};
+pub use tables::StateDifference;
 pub use write::{PositionIndex, Write};
 
-pub use hearth_ports::{CommitError, Committed, Partition, Position, Table, Unavailable};
+pub use hearth_ports::{CommitError, Committed, Entry, KeyRange, Page, Partition, Position, Table, Unavailable};

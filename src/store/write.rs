@@ -4,7 +4,13 @@ use bytes::Bytes;
 use hearth_ports::{Batch, Fill, FillIn, Key, LogItem, Partition, Put, Requirement, Table};
 use smallvec::SmallVec;
 
-use crate::{LogEntry, Row, codec::encode};
+use ruma::RoomId;
+
+use crate::{
+    EventNumber, LogEntry, RoomNumber, Row,
+    codec::encode,
+    tables::{AuthEdges, EventHeader, RoomIdRow, auth_runs, encode_event, event_key, room_index_key, room_name_key},
+};
 
 /// Which of a batch's positions: 0 is the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,13 +20,23 @@ pub struct PositionIndex(pub u16);
 #[derive(Clone, Debug)]
 pub struct Write {
     pub(crate) batch: Batch,
+    entries: Vec<(PositionIndex, LogEntry)>,
+    /// Events whose stored form this changes: caches forget them at commit.
+    rewritten: Vec<(RoomNumber, EventNumber)>,
+    /// Joined to runs when the batch is complete.
+    auth_edges: Vec<(RoomNumber, AuthEdges)>,
+}
+
+/// What follows in memory from a batch that is committed.
+pub(crate) struct Commitment {
     pub(crate) entries: Vec<(PositionIndex, LogEntry)>,
+    pub(crate) rewritten: Vec<(RoomNumber, EventNumber)>,
 }
 
 impl Write {
     /// Nothing yet.
     pub fn new(partition: Partition) -> Self {
-        Self { batch: Batch::new(partition), entries: Vec::new() }
+        Self { batch: Batch::new(partition), entries: Vec::new(), rewritten: Vec::new(), auth_edges: Vec::new() }
     }
 
     /// Whose partition this is.
@@ -30,7 +46,8 @@ impl Write {
 
     /// How large the batch is so far, in bytes.
     pub fn size_bytes(&self) -> usize {
-        self.batch.size_bytes()
+        let edges: usize = self.auth_edges.iter().map(|(_, edges)| edges.size_bytes()).sum();
+        self.batch.size_bytes() + edges
     }
 
     /// Asks for one more position, after all asked for before.
@@ -97,6 +114,40 @@ impl Write {
         self.entries.push((at, entry));
     }
 
+    /// Gives a room its number: see `Store::assign_room_number`. The number must be free; of two that name a room at
+    /// once, one is a conflict.
+    pub fn name_room(&mut self, number: RoomNumber, room_id: &RoomId) {
+        debug_assert_eq!(number.partition(), self.partition(), "a room's rows are of its partition");
+        self.require_absent(Table::Ix, room_name_key(number));
+        self.put(Table::Ix, room_name_key(number), &RoomIdRow { room_id: room_id.as_str().to_owned() });
+        self.put_bytes(Table::Ix, room_index_key(room_id), number.0.to_be_bytes().to_vec());
+    }
+
+    /// Stores an event in another form: redacted, or with another verdict. `header` is as it was read, changed. Once
+    /// committed, readers get the new form.
+    pub fn rewrite_event(&mut self, room: RoomNumber, number: EventNumber, header: &EventHeader, json: &[u8]) {
+        self.put_bytes(Table::Ev, event_key(room, number), encode_event(header, json));
+        self.rewritten.push((room, number));
+    }
+
+    /// Adds a state event to the auth graph: `auths` are its auth events, all numbered before it.
+    pub fn auth_edges(&mut self, room: RoomNumber, event: EventNumber, auths: &[EventNumber]) {
+        self.auth_edges.push((room, AuthEdges::new(event, auths)));
+    }
+
+    /// What the log is told.
+    pub(crate) fn entries(&self) -> &[(PositionIndex, LogEntry)] {
+        &self.entries
+    }
+
+    /// The engine's batch, what the log is told, and the events that caches forget.
+    pub(crate) fn into_parts(mut self) -> (Batch, Commitment) {
+        for (key, run) in auth_runs(std::mem::take(&mut self.auth_edges)) {
+            self.put(Table::St, key, &run);
+        }
+        (self.batch, Commitment { entries: self.entries, rewritten: self.rewritten })
+    }
+
     /// Takes over everything of `other`, its positions behind ours. Both must be of one partition.
     pub fn append(&mut self, other: Self) {
         assert_eq!(self.batch.partition, other.batch.partition, "a batch touches one partition");
@@ -109,6 +160,8 @@ impl Write {
             put
         }));
         self.batch.log.extend(other.batch.log.into_iter().map(|item| LogItem { index: item.index + shift, ..item }));
+        self.rewritten.extend(other.rewritten);
+        self.auth_edges.extend(other.auth_edges);
         self.entries.extend(other.entries.into_iter().map(|(at, entry)| (PositionIndex(at.0 + shift), entry)));
     }
 }

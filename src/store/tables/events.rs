@@ -1,9 +1,10 @@
 //! Events and timelines: `Ev` rows `E room event`, `Ix` rows `e id16 room`, `Tl` rows `T room order`.
 
-use hearth_ports::Key;
+use bytes::Bytes;
+use hearth_ports::{Key, Table};
 use serde::{Deserialize, Serialize};
 
-use crate::{EventNumber, Order, RoomNumber, StateVersion, id16, key, row};
+use crate::{EventNumber, Order, PositionIndex, RoomNumber, StateVersion, Write, encode, id16, key, row};
 
 /// What became of an event here. Bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,3 +112,25 @@ pub fn timeline_key(room: RoomNumber, order: Order) -> Key {
 
 /// Where the position stands in [`timeline_key`].
 pub const TIMELINE_POSITION_OFFSET: u16 = 9;
+
+/// The bytes of an `Ev` row: the header, then the event's JSON as it is stored.
+pub fn encode_event(header: &EventHeader, json: &[u8]) -> Bytes {
+    let mut bytes = Vec::from(encode(header));
+    bytes.extend_from_slice(json);
+    bytes.into()
+}
+
+/// Stores an event: its `Ev` row and its `Ix` row. `position` is that of a live event; others have theirs, or 0 for
+/// outliers, in the header. The timeline row is the caller's.
+pub fn put_event(
+    write: &mut Write,
+    room: RoomNumber,
+    number: EventNumber,
+    header: &EventHeader,
+    json: &[u8],
+    position: Option<PositionIndex>,
+) {
+    let value = encode_event(header, json);
+    write.put_filled(Table::Ev, event_key(room, number), value, None, position.as_slice());
+    write.put_bytes(Table::Ix, event_index_key(&header.event_id, room), number.0.to_be_bytes().to_vec());
+}

@@ -46,3 +46,8 @@ row!(MembershipRow, "membership", version 1, positions position, joined_position
 pub fn member_rooms_key(user: UserNumber, room: RoomNumber) -> Key {
     key(b'U').user(user).room(room).build()
 }
+
+/// The prefix of all [`member_rooms_key`]s of a user.
+pub fn member_rooms_prefix(user: UserNumber) -> Key {
+    key(b'U').user(user).build()
+}

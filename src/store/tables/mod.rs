@@ -2,17 +2,33 @@
 
 mod directory;
 mod events;
+mod identifiers;
 mod membership;
+mod misc;
 mod room;
 mod state;
 mod transactions;
 pub mod users;
 
-pub use events::{EventFlags, EventHeader, SenderTransaction, TIMELINE_POSITION_OFFSET, TimelineRow, event_index_key, event_key, timeline_key};
-pub use membership::{Membership, MembershipRow, member_rooms_key};
-pub use room::{Create, CurrentStateRow, Extremity, Head, ReceiptRow, StateKeyRow, current_state_key, head_key, receipt_key, state_key_key};
+pub use events::{
+    EventFlags, EventHeader, SenderTransaction, TIMELINE_POSITION_OFFSET, TimelineRow, encode_event, event_index_key,
+    event_key, put_event, timeline_key,
+};
+pub use identifiers::{RoomIdRow, UserIdRow, room_index_key, room_name_key, user_index_key, user_name_key};
+pub use membership::{Membership, MembershipRow, member_rooms_key, member_rooms_prefix};
+pub use misc::{CursorRow, SchemaRow, cursor_key, cursor_partition, schema_key, schema_partition};
+pub use room::{
+    Create, CurrentStateRow, Extremity, Head, ReceiptPlaceRow, ReceiptRow, StateKeyRow, current_state_key,
+    current_state_prefix, head_key, put_receipt, receipt_key, receipt_place_key, receipt_place_prefix, receipt_prefix,
+    state_key_key,
+};
+pub(crate) use state::auth_runs;
+pub use state::{
+    AUTH_BLOCK, AuthEdges, AuthRun, StateDifference, StateChunk, StateHeader, auth_run_key, equal_state_key,
+    state_version_key,
+};
 pub use directory::{
-    AliasRow, PUBLIC_LIST, PublishedRow, ReportRow, alias_key, alias_partition, published_key, report_key, report_partition,
-    room_alias_key,
+    AliasRow, PUBLIC_LIST, PublishedRow, ReportRow, alias_key, alias_partition, published_key, published_prefix, report_key,
+    report_partition, room_alias_key,
 };
 pub use transactions::{TransactionRow, transaction_key};

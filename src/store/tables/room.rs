@@ -1,10 +1,13 @@
-//! Rooms: `Rm` rows `h room` (head), `k room type state_key` (current state), `i room user type thread` (receipts), `St` rows
-//! `K room state_key`.
+//! Rooms: `Rm` rows `h room` (head), `k room type state_key` (current state), `i room user type thread` (receipts) and
+//! `I room position` (receipts by time), `St` rows `K room state_key`.
 
-use hearth_ports::Key;
+use bytes::Bytes;
+use hearth_ports::{Key, Table};
 use serde::{Deserialize, Serialize};
 
-use crate::{EventNumber, RoomNumber, StateKeyNumber, StateVersion, UserNumber, key, row};
+use crate::{
+    EventNumber, LogEntry, PositionIndex, RoomNumber, StateKeyNumber, StateVersion, UserNumber, Write, key, row,
+};
 
 /// An event that no other event cites yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +108,19 @@ pub struct ReceiptRow {
 
 row!(ReceiptRow, "receipt", version 1, positions position);
 
+/// Which receipt was set at a position.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptPlaceRow {
+    /// Whose.
+    pub user: UserNumber,
+    /// `m.read.private`.
+    pub private: bool,
+    /// As in [`receipt_key`].
+    pub thread: String,
+}
+
+row!(ReceiptPlaceRow, "receipt place", version 1);
+
 /// `Rm`: the head.
 pub fn head_key(room: RoomNumber) -> Key {
     key(b'h').room(room).build()
@@ -120,7 +136,53 @@ pub fn state_key_key(room: RoomNumber, state_key: StateKeyNumber) -> Key {
     key(b'K').room(room).state_key(state_key).build()
 }
 
+/// The prefix of a room's current state of one type: what follows it in a key is the state key.
+pub fn current_state_prefix(room: RoomNumber, kind: &str) -> Key {
+    key(b'k').room(room).text(kind).build()
+}
+
 /// `Rm`: receipts. `thread` is empty for an unthreaded receipt, `main`, or a thread root's event id.
+/// [`put_receipt`] writes them.
 pub fn receipt_key(room: RoomNumber, user: UserNumber, private: bool, thread: &str) -> Key {
     key(b'i').room(room).user(user).u8(u8::from(private)).raw(thread.as_bytes()).build()
+}
+
+/// The prefix of all receipts of a user in a room.
+pub fn receipt_prefix(room: RoomNumber, user: UserNumber) -> Key {
+    key(b'i').room(room).user(user).build()
+}
+
+/// `Rm`: a room's receipts by the position at which they were set, filled at commit at offset 9.
+pub fn receipt_place_key(room: RoomNumber, position: u64) -> Key {
+    key(b'I').room(room).u64(position).build()
+}
+
+/// The prefix of all [`receipt_place_key`]s of a room.
+pub fn receipt_place_prefix(room: RoomNumber) -> Key {
+    key(b'I').room(room).build()
+}
+
+/// Where the position stands in [`receipt_place_key`].
+const RECEIPT_PLACE_OFFSET: u16 = 9;
+
+/// Sets a receipt: requires the row that it takes the place of (`None`: there is none), keeps the list by position true
+/// and tells the log. The write is of the room's partition.
+pub fn put_receipt(
+    write: &mut Write,
+    room: RoomNumber,
+    place: &ReceiptPlaceRow,
+    row: &ReceiptRow,
+    replaced: Option<(Bytes, &ReceiptRow)>,
+) -> PositionIndex {
+    let key = receipt_key(room, place.user, place.private, &place.thread);
+    if let Some((_, old)) = &replaced {
+        write.delete(Table::Rm, receipt_place_key(room, old.position));
+    }
+    write.require(Table::Rm, key.clone(), replaced.map(|(bytes, _)| bytes));
+    let at = write.position();
+    write.put_at(Table::Rm, key, row, &[at]);
+    let place_key = receipt_place_key(room, 0);
+    write.put_filled(Table::Rm, place_key, crate::encode(place), Some((RECEIPT_PLACE_OFFSET, at)), &[]);
+    write.log(at, LogEntry::Receipt { room, user: place.user, private: place.private });
+    at
 }

@@ -1,0 +1,441 @@
+//! What is known in memory of the newest positions: who waits, and for whom there is something new.
+//!
+//! Commits are applied here in their order, before whoever asked for them is answered. A commit reaches the active users
+//! of its room and nobody else; a user is active from [`Store::attach`] until some minutes after the last holder has
+//! gone. Nothing here is needed for correctness but [`Live::positions`]: all else is in the rows.
+
+mod notify;
+mod user;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use hearth_ports::{Committed, Heads, Partition, Position};
+use parking_lot::Mutex;
+
+pub use notify::Changed;
+pub use user::UserLive;
+
+use crate::{
+    LoadError, LogEntry, Positions, RoomNumber, Store, UserNumber,
+    log::{EventNote, MemberNote},
+    tables::{Head, Membership, head_key},
+    write::PositionIndex,
+};
+use hearth_ports::{Key, Table};
+use user::Core;
+
+/// A user whom nobody holds stays active for so long, in milliseconds: longer than a client pauses between two polls.
+pub const IDLE_MS: u64 = 5 * 60 * 1_000;
+
+/// So many active users are kept for nobody, at most; beyond it all idle ones go at the next sweep.
+const IDLE_USERS_MAX: usize = 100_000;
+
+/// So many changes of device lists are remembered: 24 bytes each. Older ones must be read.
+const DEVICE_LISTS_MAX: usize = 50_000;
+
+/// Rooms whose last receipt is looked up at once while a user becomes active.
+const RECEIPTS_AT_ONCE: usize = 64;
+
+/// A user whose device list changed, and the rooms whose members are told.
+pub(crate) type Sharers = (UserNumber, Vec<RoomNumber>);
+
+/// See the module.
+pub struct Live {
+    /// One for each counter.
+    lanes: Box<[Lane]>,
+    /// The active users of each room, by user. Where both are held, this comes before a user's rooms.
+    rooms: [Mutex<HashMap<RoomNumber, Vec<Active>>>; Partition::COUNT],
+    /// All active users. Never held together with another lock.
+    users: [Mutex<HashMap<UserNumber, Attached>>; Partition::COUNT],
+    device_lists: Mutex<DeviceLists>,
+}
+
+struct Lane {
+    /// Everything up to here is applied.
+    position: AtomicU64,
+    /// Held while commits are applied.
+    applying: Mutex<()>,
+}
+
+/// A user in a room's list.
+struct Active {
+    core: Arc<Core>,
+    slot: u32,
+}
+
+struct Attached {
+    /// Whoever else holds it keeps the user active.
+    user: Arc<UserLive>,
+    /// When a sweep first found that nobody does, in milliseconds since the Unix epoch.
+    idle_since_ms: Option<u64>,
+}
+
+struct DeviceLists {
+    /// Oldest first.
+    changes: VecDeque<(Partition, Position, UserNumber)>,
+    /// Changes after this are all here.
+    from: Positions,
+}
+
+impl Live {
+    pub(crate) fn new(heads: &Heads, single_counter: bool) -> Self {
+        let lane = |position: &Position| Lane { position: AtomicU64::new(position.0), applying: Mutex::default() };
+        let Heads(heads) = heads;
+        let lanes = if single_counter {
+            vec![lane(heads.iter().max().expect("there are partitions"))]
+        } else {
+            heads.iter().map(lane).collect()
+        };
+        let live = Self {
+            lanes: lanes.into(),
+            rooms: std::array::from_fn(|_| Mutex::default()),
+            users: std::array::from_fn(|_| Mutex::default()),
+            device_lists: Mutex::new(DeviceLists { changes: VecDeque::new(), from: Positions::START }),
+        };
+        live.device_lists.lock().from = live.positions();
+        live
+    }
+
+    /// V: all up to here is readable and known here, and nothing will ever appear at or below it.
+    pub fn positions(&self) -> Positions {
+        match &*self.lanes {
+            [lane] => Positions::all(lane.position()),
+            lanes => Positions::from(&Heads(std::array::from_fn(|index| lanes[index].position()))),
+        }
+    }
+
+    /// V in one partition.
+    pub fn position(&self, partition: Partition) -> Position {
+        self.lane(partition).position()
+    }
+
+    /// The active users who are joined to a room.
+    pub fn active_users(&self, room: RoomNumber) -> Vec<UserNumber> {
+        let rooms = self.rooms_of(room).lock();
+        rooms.get(&room).map_or_else(Vec::new, |active| active.iter().map(|active| active.core.user).collect())
+    }
+
+    /// How many users are active.
+    pub fn active_users_count(&self) -> usize {
+        self.users.iter().map(|users| users.lock().len()).sum()
+    }
+
+    /// Whose device lists changed after these positions, each once; `None` if that is too long ago to be remembered.
+    pub fn device_lists_since(&self, since: &Positions) -> Option<Vec<UserNumber>> {
+        let lists = self.device_lists.lock();
+        if !since.covers(&lists.from) {
+            return None;
+        }
+        let newer = lists.changes.iter().filter(|(partition, position, _)| *position > since.at(*partition));
+        let mut users: Vec<UserNumber> = newer.map(|(.., user)| *user).collect();
+        users.sort_unstable();
+        users.dedup();
+        Some(users)
+    }
+
+    /// Wakes the active users of a room: something changed that has no position.
+    pub fn nudge_room(&self, room: RoomNumber) {
+        let rooms = self.rooms_of(room).lock();
+        let woken: Vec<_> = rooms.get(&room).into_iter().flatten().map(|active| active.core.clone()).collect();
+        drop(rooms);
+        woken.iter().for_each(|core| core.notify.notify());
+    }
+
+    /// Wakes a user, if active.
+    pub fn nudge_user(&self, user: UserNumber) {
+        if let Some(core) = self.core(user) {
+            core.notify.notify();
+        }
+    }
+
+    /// Wakes everybody: at shutdown.
+    pub fn nudge_all(&self) {
+        self.all_cores().iter().for_each(|core| core.notify.notify());
+    }
+
+    /// Lets go of users whom nobody has held for [`IDLE_MS`]. To be called about once a minute.
+    pub fn sweep(&self, now_ms: u64) {
+        let crowded = self.active_users_count() > IDLE_USERS_MAX;
+        for users in &self.users {
+            let mut gone = Vec::new();
+            users.lock().retain(|_, attached| {
+                // Under the lock nobody else can begin to hold it.
+                if Arc::strong_count(&attached.user) > 1 {
+                    attached.idle_since_ms = None;
+                    return true;
+                }
+                let since = *attached.idle_since_ms.get_or_insert(now_ms);
+                let stays = !crowded && now_ms.saturating_sub(since) < IDLE_MS;
+                if !stays {
+                    gone.push(attached.user.core.clone());
+                }
+                stays
+            });
+            gone.iter().for_each(|core| self.leave_rooms(core));
+        }
+    }
+
+    fn leave_rooms(&self, core: &Arc<Core>) {
+        let user = UserLive { core: core.clone() };
+        for (room, _) in user.rooms() {
+            let mut rooms = self.rooms_of(room).lock();
+            let Some(active) = rooms.get_mut(&room) else { continue };
+            // The user may be active again, with another core.
+            active.retain(|active| !Arc::ptr_eq(&active.core, core));
+            if active.is_empty() {
+                rooms.remove(&room);
+            }
+        }
+    }
+
+    /// Applies a commit, unless there is a gap before it: then the log must be read.
+    pub(crate) fn apply_commit(
+        &self,
+        partition: Partition,
+        committed: Committed,
+        entries: &[(PositionIndex, LogEntry)],
+        sharers: &[Sharers],
+    ) {
+        let lane = self.lane(partition);
+        let applying = lane.applying.lock();
+        let known = lane.position();
+        if committed.last <= known || committed.prev > known {
+            return;
+        }
+        let mut woken = Vec::new();
+        for (index, entry) in entries {
+            let position = Position(committed.first.0 + u64::from(index.0));
+            self.apply(partition, position, entry, sharers, &mut woken);
+        }
+        lane.position.store(committed.last.0, Ordering::Release);
+        drop(applying);
+        wake(woken);
+    }
+
+    /// Applies what the log has after what is known, complete up to `up_to`, by rising position.
+    pub(crate) fn apply_log(
+        &self,
+        partition: Partition,
+        entries: &[(Partition, Position, LogEntry)],
+        up_to: Position,
+    ) {
+        let lane = self.lane(partition);
+        let applying = lane.applying.lock();
+        let known = lane.position();
+        let mut woken = Vec::new();
+        for (partition, position, entry) in entries.iter().filter(|(_, position, _)| *position > known) {
+            self.apply(*partition, *position, entry, &[], &mut woken);
+        }
+        lane.position.fetch_max(up_to.0, Ordering::Release);
+        drop(applying);
+        wake(woken);
+    }
+
+    /// How many counters there are.
+    pub(crate) fn single_counter(&self) -> bool {
+        self.lanes.len() == 1
+    }
+
+    fn apply(
+        &self,
+        partition: Partition,
+        position: Position,
+        entry: &LogEntry,
+        sharers: &[Sharers],
+        woken: &mut Vec<Arc<Core>>,
+    ) {
+        match entry {
+            LogEntry::Event(EventNote { room, member, .. }) => {
+                self.raise_room(*room, position, woken);
+                if let Some(member) = member {
+                    self.apply_member(member, position, woken);
+                }
+            }
+            LogEntry::Membership(member) => self.apply_member(member, position, woken),
+            LogEntry::Receipt { room, private: false, .. } => self.raise_room(*room, position, woken),
+            LogEntry::Receipt { room, user, private: true } => {
+                if let Some(core) = self.core(*user) {
+                    core.raise_room(*room, position, false);
+                    woken.push(core);
+                }
+            }
+            LogEntry::AccountData { user, room } => {
+                if let Some(core) = self.core(*user) {
+                    if let Some(room) = room {
+                        core.raise_room(*room, position, true);
+                    }
+                    core.raise_own(position);
+                    woken.push(core);
+                }
+            }
+            LogEntry::ToDevice { user } => self.raise_own(*user, position, woken),
+            LogEntry::DeviceList { user } => {
+                self.raise_own(*user, position, woken);
+                self.remember_device_list(partition, position, *user);
+                let told = match sharers.iter().find(|(changed, _)| changed == user) {
+                    Some((_, rooms)) => self.cores_of(rooms),
+                    None => self.all_cores(),
+                };
+                for core in told {
+                    core.raise(partition, position);
+                    woken.push(core);
+                }
+            }
+        }
+    }
+
+    fn raise_room(&self, room: RoomNumber, position: Position, woken: &mut Vec<Arc<Core>>) {
+        let rooms = self.rooms_of(room).lock();
+        for Active { core, slot } in rooms.get(&room).into_iter().flatten() {
+            core.raise_slot(*slot, room.partition(), position);
+            woken.push(core.clone());
+        }
+    }
+
+    fn raise_own(&self, user: UserNumber, position: Position, woken: &mut Vec<Arc<Core>>) {
+        if let Some(core) = self.core(user) {
+            core.raise_own(position);
+            woken.push(core);
+        }
+    }
+
+    fn apply_member(&self, note: &MemberNote, position: Position, woken: &mut Vec<Arc<Core>>) {
+        if let Some(core) = self.core(note.user) {
+            self.set_membership(&core, note.room, note.membership, position);
+            woken.push(core);
+        }
+    }
+
+    /// Notes a membership and, accordingly, whether the room's commits reach the user.
+    fn set_membership(&self, core: &Arc<Core>, room: RoomNumber, membership: Membership, position: Position) {
+        let mut rooms = self.rooms_of(room).lock();
+        let (slot, joined) = core.set_membership(room, membership, position);
+        let active = rooms.entry(room).or_default();
+        let found = active.binary_search_by_key(&core.user, |active| active.core.user);
+        match found {
+            Ok(at) if joined => active[at] = Active { core: core.clone(), slot },
+            Ok(at) => drop(active.remove(at)),
+            Err(at) if joined => active.insert(at, Active { core: core.clone(), slot }),
+            Err(_) => {}
+        }
+        if active.is_empty() {
+            rooms.remove(&room);
+        }
+    }
+
+    fn remember_device_list(&self, partition: Partition, position: Position, user: UserNumber) {
+        let mut lists = self.device_lists.lock();
+        if lists.changes.len() >= DEVICE_LISTS_MAX
+            && let Some((partition, position, _)) = lists.changes.pop_front()
+        {
+            lists.from = lists.from.raised(partition, position);
+        }
+        lists.changes.push_back((partition, position, user));
+    }
+
+    fn cores_of(&self, rooms: &[RoomNumber]) -> Vec<Arc<Core>> {
+        let mut cores = Vec::new();
+        for room in rooms {
+            let list = self.rooms_of(*room).lock();
+            cores.extend(list.get(room).into_iter().flatten().map(|active| active.core.clone()));
+        }
+        cores
+    }
+
+    fn all_cores(&self) -> Vec<Arc<Core>> {
+        let of = |users: &Mutex<HashMap<UserNumber, Attached>>| -> Vec<Arc<Core>> {
+            users.lock().values().map(|attached| attached.user.core.clone()).collect()
+        };
+        self.users.iter().flat_map(of).collect()
+    }
+
+    fn core(&self, user: UserNumber) -> Option<Arc<Core>> {
+        Some(self.users_of(user).lock().get(&user)?.user.core.clone())
+    }
+
+    fn lane(&self, partition: Partition) -> &Lane {
+        self.lanes.get(usize::from(partition.index())).unwrap_or(&self.lanes[0])
+    }
+
+    fn rooms_of(&self, room: RoomNumber) -> &Mutex<HashMap<RoomNumber, Vec<Active>>> {
+        &self.rooms[usize::from(room.partition().index())]
+    }
+
+    fn users_of(&self, user: UserNumber) -> &Mutex<HashMap<UserNumber, Attached>> {
+        &self.users[usize::from(user.partition().index())]
+    }
+}
+
+impl Lane {
+    fn position(&self) -> Position {
+        Position(self.position.load(Ordering::Acquire))
+    }
+}
+
+/// Wakes each once. After V was raised: who is woken looks at V.
+fn wake(mut woken: Vec<Arc<Core>>) {
+    woken.sort_unstable_by_key(Arc::as_ptr);
+    woken.dedup_by(|a, b| Arc::ptr_eq(a, b));
+    woken.iter().for_each(|core| core.notify.notify());
+}
+
+impl Store {
+    /// Makes a user active, who stays so while the answer is held: the newest positions of the user's rooms are read
+    /// once and followed from then on. A user who is active already costs nothing.
+    ///
+    /// What happened before is told as follows: rooms exactly, but for room account data, which [`UserLive::own_since`]
+    /// announces together with everything else of the user's own.
+    pub async fn attach(&self, user: UserNumber) -> Result<Arc<UserLive>, LoadError> {
+        let attached = self.live.enter(user);
+        if attached.core.is_loaded() {
+            return Ok(attached);
+        }
+        // From here on commits reach the user. What is read now is older or already known; the later one stays.
+        let core = &attached.core;
+        let mut joined = Vec::new();
+        for (room, row) in self.user_rooms(user).await? {
+            if row.forgotten {
+                continue;
+            }
+            self.live.set_membership(core, room, row.membership, Position(row.position));
+            if row.membership == Membership::Join {
+                joined.push(room);
+            }
+        }
+        let keys: Vec<Key> = joined.iter().map(|room| head_key(*room)).collect();
+        for (room, head) in joined.iter().zip(self.multi_get::<Head>(Table::Rm, &keys).await?) {
+            core.raise_room(*room, Position(head.map_or(0, |head| head.position)), false);
+        }
+        for rooms in joined.chunks(RECEIPTS_AT_ONCE) {
+            let receipts = rooms.iter().map(|room| self.last_receipt(*room));
+            for (room, last) in rooms.iter().zip(futures_util::future::try_join_all(receipts).await?) {
+                core.raise_room(*room, Position(last), false);
+            }
+        }
+        core.raise_own(self.live.position(user.partition()));
+        core.set_loaded();
+        Ok(attached)
+    }
+}
+
+impl Live {
+    /// The user's place, made if there is none.
+    fn enter(&self, user: UserNumber) -> Arc<UserLive> {
+        let mut users = self.users_of(user).lock();
+        let attached = users.entry(user).or_insert_with(|| {
+            let core = Arc::new(Core::new(user, self.single_counter()));
+            Attached { user: Arc::new(UserLive { core }), idle_since_ms: None }
+        });
+        attached.idle_since_ms = None;
+        attached.user.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;
