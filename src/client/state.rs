@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hearth_rooms::Rooms;
-use hearth_sync::Syncs;
+use hearth_sync::{Syncs, read::Reads};
 use hearth_users::Users;
 use ruma::OwnedServerName;
 
@@ -11,8 +11,10 @@ use ruma::OwnedServerName;
 pub struct ClientState {
     /// Accounts and all that belongs to a user.
     pub users: Arc<Users>,
-    /// Rooms, for writing and reading.
+    /// Rooms, for writing.
     pub rooms: Arc<Rooms>,
+    /// Rooms, for reading.
+    pub reads: Arc<Reads>,
     /// Long-poll sessions.
     pub syncs: Arc<Syncs>,
     /// What of the configuration this API shows or obeys.

@@ -1,0 +1,34 @@
+//! `GET /rooms/{roomId}/initialSync`.
+//! [Specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidinitialsync).
+
+use std::sync::Arc;
+
+use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
+use ruma::OwnedRoomId;
+use serde::Deserialize;
+
+use super::{answer, reader};
+use crate::ClientState;
+
+/// Events where the client does not say how many.
+const LIMIT_DEFAULT: u64 = 10;
+
+/// The most events.
+const LIMIT_MAX: u64 = 100;
+
+pub(super) fn route() -> Route<ClientState> {
+    let paths = ["/_matrix/client/v3/rooms/{room_id}/initialSync", "/_matrix/client/r0/rooms/{room_id}/initialSync"];
+    Route::get(&paths, Access::UserOrGuest, Limit::None, initial_sync)
+}
+
+#[derive(Deserialize)]
+struct Query {
+    limit: Option<u64>,
+}
+
+async fn initial_sync(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
+    let room_id: OwnedRoomId = call.path("room_id")?;
+    let query: Query = call.query()?;
+    let limit = query.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX) as usize;
+    answer(state.reads.initial_sync(&reader(&call), &room_id, limit, "").await)
+}

@@ -1,0 +1,69 @@
+//! A copy of one room: what `/initialSync` of a room answers.
+//! [Client-server API](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidinitialsync).
+
+use bytes::Bytes;
+use hearth_store::Order;
+use hearth_view::{EventFormat, RoomEventFilter, event_json::push_string};
+use ruma::RoomId;
+
+use super::{
+    ReadError, Reader, Reads,
+    messages::{Direction, MessagesQuery, page_token},
+};
+
+impl Reads {
+    /// The room's state, its last `limit` events, and `more`: JSON members of the object that the caller knows, as
+    /// `"visibility":"public"`.
+    pub async fn initial_sync(
+        &self,
+        reader: &Reader,
+        room_id: &RoomId,
+        limit: usize,
+        more: &str,
+    ) -> Result<Bytes, ReadError> {
+        let view = self.open(reader, room_id).await?;
+        let until = Order::live(self.store.live().positions().at(view.number.partition())).min(view.until);
+        let query = MessagesQuery {
+            from: None,
+            to: None,
+            direction: Direction::Backward,
+            limit,
+            filter: RoomEventFilter::default(),
+        };
+        let page = self.page(reader, &view, until, None, &query).await?;
+        let state = self.state_events(&view, view.state).await?;
+
+        let mut out = Vec::with_capacity(4_096);
+        out.extend_from_slice(b"{\"room_id\":");
+        push_string(&mut out, room_id.as_str());
+        if let Some(row) = view.membership {
+            out.extend_from_slice(b",\"membership\":");
+            push_string(&mut out, membership_str(row.membership));
+        }
+        out.extend_from_slice(b",\"messages\":{\"chunk\":");
+        self.write_events(&mut out, reader, view.number, &EventFormat::CLIENT, page.events.iter().rev()).await?;
+        out.extend_from_slice(b",\"start\":");
+        push_string(&mut out, &page.next.unwrap_or(page_token(Order::START)).to_string());
+        out.extend_from_slice(b",\"end\":");
+        push_string(&mut out, &page_token(until).to_string());
+        out.extend_from_slice(b"},\"state\":");
+        self.write_state(&mut out, &EventFormat::CLIENT, &state);
+        if !more.is_empty() {
+            out.push(b',');
+            out.extend_from_slice(more.as_bytes());
+        }
+        out.push(b'}');
+        Ok(out.into())
+    }
+}
+
+const fn membership_str(membership: hearth_store::tables::Membership) -> &'static str {
+    use hearth_store::tables::Membership;
+    match membership {
+        Membership::Join => "join",
+        Membership::Invite => "invite",
+        Membership::Knock => "knock",
+        Membership::Leave => "leave",
+        Membership::Ban => "ban",
+    }
+}

@@ -1,0 +1,196 @@
+//! Pages of history.
+//! [Client-server API](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages).
+
+use std::{
+    collections::BTreeSet,
+    ops::Bound,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use hearth_store::{Order, StoredEvent};
+use hearth_view::{EventFormat, PageToken, PlaceToken, RoomEventFilter, event_json::push_string};
+use ruma::{OwnedUserId, RoomId};
+
+use super::{
+    ReadError, Reader, Reads,
+    present::Seen,
+    room::RoomView,
+};
+
+/// Which way a page goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// `b`: towards the room's creation.
+    Backward,
+    /// `f`: towards the present.
+    Forward,
+}
+
+/// What to page through.
+#[derive(Clone, Debug)]
+pub struct MessagesQuery {
+    /// Where the page begins; without it at the last event, or forwards at the first.
+    pub from: Option<PlaceToken>,
+    /// Where it ends at the latest.
+    pub to: Option<PlaceToken>,
+    /// Which way.
+    pub direction: Direction,
+    /// At most so many events, out of 1 to [`LIMIT_MAX`].
+    pub limit: usize,
+    /// Only these events.
+    pub filter: RoomEventFilter,
+}
+
+/// The longest page. Clients ask for 20 to 100.
+pub const LIMIT_MAX: usize = 1_000;
+
+/// Timeline rows that one request looks at. A filter that matches little gets short pages, not a long wait.
+const SCANNED_MAX: usize = 4_000;
+
+/// A page: what is shown of it, oldest or newest first by direction, and where the next one begins.
+pub(super) struct Page {
+    pub(super) events: Vec<Seen>,
+    pub(super) next: Option<PageToken>,
+}
+
+impl Reads {
+    /// The answer of `/messages`, as JSON.
+    pub async fn messages(&self, reader: &Reader, room_id: &RoomId, query: &MessagesQuery) -> Result<Bytes, ReadError> {
+        let view = self.open(reader, room_id).await?;
+        let from = match &query.from {
+            Some(token) => view.place(token)?,
+            None if query.direction == Direction::Forward => Order::START,
+            None => Order::live(self.store.live().positions().at(view.number.partition())),
+        };
+        let to = query.to.as_ref().map(|token| view.place(token)).transpose()?;
+        let page = self.page(reader, &view, from, to, query).await?;
+
+        let mut out = Vec::with_capacity(1_024 + 600 * page.events.len());
+        out.extend_from_slice(b"{\"chunk\":");
+        self.write_events(&mut out, reader, view.number, &EventFormat::CLIENT, &page.events).await?;
+        out.extend_from_slice(b",\"start\":");
+        push_string(&mut out, &page_token(from).to_string());
+        if let Some(next) = page.next {
+            out.extend_from_slice(b",\"end\":");
+            push_string(&mut out, &next.to_string());
+        }
+        if query.filter.lazy_load_members {
+            let members = self.senders(&view, &page.events).await?;
+            out.extend_from_slice(b",\"state\":");
+            self.write_state(&mut out, &EventFormat::CLIENT, &members);
+        }
+        out.push(b'}');
+        Ok(out.into())
+    }
+
+    /// Reads on from a place until enough is found, the end is reached or too much was looked at.
+    pub(super) async fn page(
+        &self,
+        reader: &Reader,
+        view: &RoomView,
+        from: Order,
+        to: Option<Order>,
+        query: &MessagesQuery,
+    ) -> Result<Page, ReadError> {
+        let backward = query.direction == Direction::Backward;
+        let limit = query.limit.clamp(1, LIMIT_MAX);
+        let (mut events, mut at, mut scanned) = (Vec::new(), from, 0);
+        while scanned < SCANNED_MAX {
+            // One row more than needed tells whether there is more behind the page.
+            let wanted = limit - events.len() + 1;
+            let rows = self.rows(view, at, to, backward, wanted).await?;
+            let is_last = rows.len() < wanted;
+            let taken = if is_last { rows.len() } else { wanted - 1 };
+            scanned += rows.len();
+            if let Some((order, _)) = rows[..taken].last() {
+                at = if backward { step_before(*order) } else { *order };
+            }
+            let found = self.seen(reader, view, &rows[..taken], backward).await?;
+            events.extend(found.into_iter().filter(|seen| query.filter.allows(&seen.stored.event)));
+            if is_last {
+                return Ok(Page { events, next: None });
+            }
+            if events.len() >= limit {
+                break;
+            }
+        }
+        Ok(Page { events, next: Some(page_token(at)) })
+    }
+
+    /// Timeline rows that hold an event, from a place on.
+    async fn rows(
+        &self,
+        view: &RoomView,
+        at: Order,
+        to: Option<Order>,
+        backward: bool,
+        limit: usize,
+    ) -> Result<Vec<(Order, hearth_store::EventNumber)>, ReadError> {
+        let range = if backward {
+            (to.map_or(Bound::Unbounded, Bound::Excluded), Bound::Included(at.min(view.until)))
+        } else {
+            (Bound::Excluded(at), Bound::Included(to.unwrap_or(Order::END).min(view.until)))
+        };
+        let is_empty = match range {
+            (Bound::Excluded(low), Bound::Included(high)) => low >= high,
+            _ => false,
+        };
+        if is_empty {
+            return Ok(Vec::new());
+        }
+        let rows = self.store.timeline(view.number, range, limit, backward).await?;
+        // A row without an event is a change of the state only; there are few, and a page shorter by one is no harm.
+        Ok(rows.into_iter().filter_map(|(order, row)| Some((order, row.event?))).collect())
+    }
+
+    /// The events of these rows that pass the gate, in the order of the rows.
+    async fn seen(
+        &self,
+        reader: &Reader,
+        view: &RoomView,
+        rows: &[(Order, hearth_store::EventNumber)],
+        backward: bool,
+    ) -> Result<Vec<Seen>, ReadError> {
+        let numbers: Vec<_> = rows.iter().map(|(_, number)| *number).collect();
+        let stored = self.store.events(view.number, &numbers).await?;
+        let orders = rows.iter().map(|(order, _)| *order);
+        let mut events: Vec<_> = orders.zip(stored).filter_map(|(order, event)| Some((order, event?))).collect();
+        // The gate walks upwards, where one standing follows from the other.
+        if backward {
+            events.reverse();
+        }
+        let mut seen: Vec<Seen> = self.look(reader, view, events).await?.into_iter().flatten().collect();
+        if backward {
+            seen.reverse();
+        }
+        Ok(seen)
+    }
+
+    /// The member events of those who sent these events, as of the newest of them.
+    pub(super) async fn senders(
+        &self,
+        view: &RoomView,
+        events: &[Seen],
+    ) -> Result<Vec<Arc<StoredEvent>>, ReadError> {
+        let newest = events.iter().max_by_key(|seen| seen.order);
+        let Some(version) = newest.map(|seen| seen.stored.header.state_after) else { return Ok(Vec::new()) };
+        let senders: BTreeSet<OwnedUserId> = events.iter().map(|seen| seen.stored.event.sender().to_owned()).collect();
+        let mut members = Vec::with_capacity(senders.len());
+        for sender in senders {
+            members.extend(self.store.state_event(view.number, version, "m.room.member", sender.as_str()).await?);
+        }
+        Ok(members)
+    }
+}
+
+/// The token of the place just behind this order.
+pub(super) fn page_token(order: Order) -> PageToken {
+    PageToken { position: order.position, within: order.within }
+}
+
+/// The place just before the event with this order.
+pub(super) fn step_before(order: Order) -> Order {
+    let PageToken { position, within } = PageToken::before(order.position, order.within);
+    Order { position, within }
+}
