@@ -168,12 +168,13 @@ fn refuse(group: Vec<Submitted>, reason: &Unavailable) -> Answers {
 fn run_answers(to_answer: &mpsc::Receiver<Answers>, queue: &Queue, on_fatal: &dyn Fn(&str)) {
     for group in to_answer {
         for (ticket, result) in group {
-            queue.release(&ticket);
             metrics::histogram!("hearth_store_commit_seconds").record(ticket.since.elapsed().as_secs_f64());
+            let bytes = ticket.bytes;
             if catch_unwind(AssertUnwindSafe(|| (ticket.done)(result))).is_err() {
                 // What it would have applied to memory is missing there, and nobody knows what it has left half done.
                 on_fatal("the receiver of a commit's result panicked");
             }
+            queue.release(bytes);
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Ticket {
     pub(crate) done: Done,
     pub(crate) since: Instant,
     /// What it counts in the queue; nothing if it was refused.
-    bytes: Option<usize>,
+    pub(crate) bytes: Option<usize>,
 }
 
 /// Batches in order of submission. It is bounded in what is under way, that is not answered, not only in what waits.
@@ -82,9 +82,9 @@ impl Queue {
         state.waiting.drain(..count).collect()
     }
 
-    /// This one is about to be answered.
-    pub(crate) fn release(&self, ticket: &Ticket) {
-        let Some(bytes) = ticket.bytes else { return };
+    /// A batch with these [`Ticket::bytes`] has been answered.
+    pub(crate) fn release(&self, bytes: Option<usize>) {
+        let Some(bytes) = bytes else { return };
         let mut state = self.state.lock();
         state.under_way -= 1;
         state.bytes -= bytes;
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(taken, QUEUE_BYTES_MAX / (8 << 20) - 1, "the overhead counts too");
         let group = queue.take_group();
         assert!(push(&queue, 8 << 20).is_err(), "what is being committed still counts");
-        queue.release(&group[0].ticket);
+        queue.release(group[0].ticket.bytes);
         assert!(push(&queue, 8 << 20).is_ok());
 
         let queue = Queue::default();

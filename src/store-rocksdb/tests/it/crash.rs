@@ -157,5 +157,6 @@ fn check_partition(engine: &RocksEngine, partition: u64, acknowledged: u64) {
         assert!(items.iter().all(|(_, body)| body[..] == step.to_be_bytes()), "the log has each step once, in order");
     }
     let Heads(heads) = wait(engine.heads()).expect("the store can be read");
-    assert_eq!(Some(heads[partition as usize]), log.last().map(|(position, _)| *position));
+    let newest = log.last().map_or(Position::ZERO, |(position, _)| *position);
+    assert_eq!(heads[partition as usize], newest, "partition {partition} after {reached} steps");
 }

@@ -5,3 +5,4 @@ mod conformance;
 mod crash;
 mod failed_write;
 mod folder;
+mod results;
