@@ -1,9 +1,9 @@
 //! Who is asking, and who may.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
+use hearth_users::{AuthError, Session, Users};
 use http::{HeaderMap, Method, header::AUTHORIZATION};
-use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use crate::{BoxFuture, Error};
 
@@ -22,53 +22,23 @@ pub enum Access {
     Admin,
 }
 
-/// The account and device behind a request's access token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Requester {
-    /// The account.
-    pub user_id: OwnedUserId,
-    /// The device.
-    pub device_id: OwnedDeviceId,
-    /// Names the access token without being it. Stable for the token's life.
-    pub token_id: u64,
-    /// A guest account.
-    pub guest: bool,
-    /// An administrator of this server.
-    pub admin: bool,
-    /// Suspended: may read and leave, little else (client-server API, "Account suspension").
-    pub suspended: bool,
-    /// Locked: may only log out (client-server API, "Account locking").
-    pub locked: bool,
-}
-
-impl Requester {
-    /// The account.
-    pub fn user_id(&self) -> &UserId {
-        &self.user_id
-    }
-
-    /// The device.
-    pub fn device_id(&self) -> &DeviceId {
-        &self.device_id
-    }
-}
-
-/// Why a token names nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthError {
-    /// It never existed, or it has ended. With `soft_logout` the device remains and may log in again or refresh.
-    UnknownToken {
-        /// See "Soft logout".
-        soft_logout: bool,
-    },
-    /// The store can't be asked now.
-    Unavailable,
-}
-
-/// Turns access tokens into requesters. Implemented over the accounts by the crate that assembles the server.
+/// Turns access tokens into sessions. [`Users`] does; tests may do otherwise.
 pub trait Authenticate: Send + Sync {
     /// Finds the session of this token.
-    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Arc<Requester>, AuthError>>;
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Arc<Session>, AuthError>>;
+
+    /// Notes that a device was here, at this address.
+    fn saw(&self, session: &Session, address: IpAddr);
+}
+
+impl Authenticate for Users {
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Arc<Session>, AuthError>> {
+        Box::pin(Self::authenticate(self, token))
+    }
+
+    fn saw(&self, session: &Session, address: IpAddr) {
+        Self::saw(self, session.user, &session.device_id, address);
+    }
 }
 
 /// What a route demands, beside [`Access`].
@@ -92,7 +62,8 @@ impl Demand {
         self,
         authenticate: &dyn Authenticate,
         headers: &HeaderMap,
-    ) -> Result<Option<Arc<Requester>>, Error> {
+        address: IpAddr,
+    ) -> Result<Option<Arc<Session>>, Error> {
         if self.access == Access::Public {
             return Ok(None);
         }
@@ -100,14 +71,15 @@ impl Demand {
             return if self.access == Access::Optional { Ok(None) } else { Err(Error::missing_token()) };
         };
         let requester = authenticate.authenticate(token).await.map_err(|error| match error {
-            AuthError::UnknownToken { soft_logout } => Error::unknown_token(soft_logout),
-            AuthError::Unavailable => Error::unavailable(),
+            AuthError::Unknown { soft_logout } => Error::unknown_token(soft_logout),
+            AuthError::Fault(fault) => Error::from(fault),
         })?;
         self.check(&requester)?;
+        authenticate.saw(&requester, address);
         Ok(Some(requester))
     }
 
-    fn check(self, requester: &Requester) -> Result<(), Error> {
+    fn check(self, requester: &Session) -> Result<(), Error> {
         if requester.locked && !self.locked_ok {
             return Err(Error::user_locked());
         }

@@ -3,11 +3,12 @@
 use std::{fmt::Display, hash::Hash, net::IpAddr, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
+use hearth_users::Session;
 use http::{HeaderMap, Method, Uri};
 use ruma::exports::serde_html_form;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Limit, Limits, access::Requester};
+use crate::{Error, Limit, Limits};
 
 /// A request that was routed, authenticated, admitted and read. It has no `Debug`: its headers hold the access token.
 pub struct Call {
@@ -16,7 +17,7 @@ pub struct Call {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) params: Params,
-    pub(crate) requester: Option<Arc<Requester>>,
+    pub(crate) requester: Option<Arc<Session>>,
     pub(crate) ip: IpAddr,
     pub(crate) request_id: Arc<str>,
     pub(crate) limits: Arc<Limits>,
@@ -113,12 +114,12 @@ impl Call {
     ///
     /// # Panics
     /// On routes with [`crate::Access::Public`] or [`crate::Access::Optional`]: our mistake.
-    pub fn requester(&self) -> &Arc<Requester> {
+    pub fn requester(&self) -> &Arc<Session> {
         self.requester.as_ref().expect("the route demands an account")
     }
 
     /// Who asks, where the route leaves it open.
-    pub fn optional_requester(&self) -> Option<&Arc<Requester>> {
+    pub fn optional_requester(&self) -> Option<&Arc<Session>> {
         self.requester.as_ref()
     }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use hearth_users::Fault;
 use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use ruma::api::error::{DeserializationError, FromHttpRequestError};
 use serde_json::{Map, Value};
@@ -187,6 +188,17 @@ impl Error {
             reply = reply.with_header(RETRY_AFTER, HeaderValue::from(retry_after_ms.div_ceil(1_000)));
         }
         reply
+    }
+}
+
+/// What no user can change; its text goes to the log.
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        tracing::error!(%fault, "a request failed");
+        match fault {
+            Fault::Unavailable(_) => Self::unavailable(),
+            Fault::Broken(_) => Self::internal(),
+        }
     }
 }
 

@@ -21,11 +21,12 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Access, AuthError, Authenticate, Requester};
+pub use access::{Access, Authenticate};
 pub use address::{Cidr, CidrError, Peer};
 pub use call::Call;
 pub use error::Error;
 pub use hearth_ports::BoxFuture;
+pub use hearth_users::Session;
 pub use limits::{Limit, LimitRate, LimitSettings, Limits};
 pub use reply::Reply;
 pub use route::Route;

@@ -223,7 +223,7 @@ impl Shared {
         let (mut parts, body) = request.into_parts();
         let ip = address::client(&self.trusted_proxies, &parts.headers, &parts.extensions);
         let values = path_values(&mut parts).await?;
-        let requester = endpoint.demand.admit(&*self.authenticate, &parts.headers).await?;
+        let requester = endpoint.demand.admit(&*self.authenticate, &parts.headers, ip).await?;
         match &requester {
             Some(requester) => self.limits.check(endpoint.limit, &requester.user_id)?,
             None => self.limits.check_address(endpoint.limit, ip)?,

@@ -1,7 +1,7 @@
 //! The kit from outside: requests to a router.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,6 +11,8 @@ use std::{
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use hearth_ports::SeededEntropy;
+use hearth_store::UserNumber;
+use hearth_users::{AuthError, Fault, Session};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use ruma::{OwnedRoomId, api::client, user_id};
@@ -19,8 +21,8 @@ use tokio::sync::Notify;
 use tower::ServiceExt as _;
 
 use crate::{
-    Access, AuthError, Authenticate, BoxFuture, Call, Edge, EdgeSettings, Error, Limit, LimitRate, LimitSettings, Peer,
-    Reply, Requester, Route,
+    Access, Authenticate, BoxFuture, Call, Edge, EdgeSettings, Error, Limit, LimitRate, LimitSettings, Peer, Reply,
+    Route,
 };
 
 #[derive(Default)]
@@ -35,8 +37,9 @@ struct State {
 struct Tokens;
 
 impl Authenticate for Tokens {
-    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Arc<Requester>, AuthError>> {
-        let requester = Requester {
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Arc<Session>, AuthError>> {
+        let requester = Session {
+            user: UserNumber(1),
             user_id: user_id!("@alice:example.org").to_owned(),
             device_id: "DEVICE".into(),
             token_id: 1,
@@ -46,13 +49,15 @@ impl Authenticate for Tokens {
             locked: token == "locked",
         };
         let result = match token {
-            "soft" => Err(AuthError::UnknownToken { soft_logout: true }),
-            "store" => Err(AuthError::Unavailable),
+            "soft" => Err(AuthError::Unknown { soft_logout: true }),
+            "store" => Err(AuthError::Fault(Fault::Unavailable(String::new()))),
             "alice" | "guest" | "admin" | "suspended" | "locked" => Ok(Arc::new(requester)),
-            _ => Err(AuthError::UnknownToken { soft_logout: false }),
+            _ => Err(AuthError::Unknown { soft_logout: false }),
         };
         Box::pin(std::future::ready(result))
     }
+
+    fn saw(&self, _: &Session, _: IpAddr) {}
 }
 
 async fn whoami(_: Arc<State>, call: Call) -> Result<Reply, Error> {

@@ -1,0 +1,181 @@
+//! Sockets: accepts connections within bounds, speaks TLS where it is configured, and drains at the end.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use hearth_edge::Peer;
+use hyper::{Request, Response, body::Incoming, server::conn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::{GracefulShutdown, Watcher},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+};
+use tokio_rustls::TlsAcceptor;
+use tower::Service as _;
+
+use crate::{
+    Failure,
+    config::{Config, Listener},
+    tls::Tls,
+};
+
+/// A handshake is a few packets; who needs longer is not there.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// Requests at once on an HTTP/2 connection: a client's long-polls and a burst of its pictures.
+const STREAMS_MAX: u32 = 128;
+/// An HTTP/2 connection that says nothing is asked, and closed if it does not answer.
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// How long that answer may take.
+const PONG_TIME_MAX: Duration = Duration::from_secs(20);
+/// After an error of `accept`, mostly no more descriptors, the next attempt waits so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound socket that accepts nothing yet.
+pub(crate) struct Socket {
+    bind: SocketAddr,
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Socket {
+    /// Reads the certificate and binds the address.
+    pub(crate) async fn bind(listener: &Listener, tls: Option<Arc<Tls>>) -> Result<Self, Failure> {
+        let bind = listener.bind;
+        let socket = TcpListener::bind(bind).await.map_err(|error| Failure::new(format!("listener {bind}: {error}")))?;
+        Ok(Self { bind, listener: socket, tls })
+    }
+}
+
+/// How connections are treated.
+#[derive(Clone)]
+struct Rules {
+    head_bytes_max: usize,
+    head_time_max: Duration,
+}
+
+/// Accepts connections until `stop` says otherwise, then waits for those that are open to finish their requests.
+pub(crate) async fn serve(socket: Socket, router: Router, config: &Config, mut stop: watch::Receiver<bool>) {
+    let rules = Rules {
+        head_bytes_max: config.http.head_bytes_max,
+        head_time_max: Duration::from_secs(config.http.head_timeout_s),
+    };
+    let slots = Arc::new(Semaphore::new(config.http.connections_max));
+    let graceful = GracefulShutdown::new();
+    let Socket { bind, listener, tls } = socket;
+    tracing::info!(%bind, tls = tls.is_some(), "listening");
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &slots) => accepted,
+            // An error means that the sender is gone, which is the end too.
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        let (stream, peer, slot) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let connection = Connection { router: router.clone(), peer, rules: rules.clone(), watcher: graceful.watcher() };
+        let tls = tls.as_ref().map(|tls| tls.current());
+        tokio::spawn(async move {
+            match tls {
+                Some(config) => connection.secure(stream, TlsAcceptor::from(config)).await,
+                None => connection.http1(stream).await,
+            }
+            drop(slot);
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+/// The next connection, once there is a slot for it.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    // Answers are whole: waiting for more to send only delays them.
+    stream.set_nodelay(true)?;
+    Ok((stream, peer, slot))
+}
+
+/// What serves one connection.
+struct Connection {
+    router: Router,
+    peer: SocketAddr,
+    rules: Rules,
+    watcher: Watcher,
+}
+
+impl Connection {
+    async fn secure(self, stream: TcpStream, acceptor: TlsAcceptor) {
+        match tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => self.http2(stream).await,
+            Ok(Ok(stream)) => self.http1(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, peer = %self.peer, "no handshake"),
+            Err(_) => tracing::debug!(peer = %self.peer, "the handshake took too long"),
+        }
+    }
+
+    /// Without TLS this is the only protocol: telling HTTP/2 from it by its first bytes would have to wait for them.
+    async fn http1(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let connection = conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.rules.head_time_max)
+            .max_buf_size(self.rules.head_bytes_max)
+            .serve_connection(TokioIo::new(stream), Handler { router: self.router, peer: self.peer });
+        log_end(self.peer, self.watcher.watch(connection).await);
+    }
+
+    async fn http2(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let head_bytes_max = u32::try_from(self.rules.head_bytes_max).unwrap_or(u32::MAX);
+        let connection = conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(head_bytes_max)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PONG_TIME_MAX)
+            .serve_connection(TokioIo::new(stream), Handler { router: self.router, peer: self.peer });
+        log_end(self.peer, self.watcher.watch(connection).await);
+    }
+}
+
+fn log_end(peer: SocketAddr, result: Result<(), hyper::Error>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, %peer, "a connection ended early");
+    }
+}
+
+/// The router, as hyper wants it.
+struct Handler {
+    router: Router,
+    peer: SocketAddr,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Handler {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Peer(self.peer));
+        // The router is ready at all times.
+        Box::pin(self.router.clone().call(request))
+    }
+}

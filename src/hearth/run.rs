@@ -1,0 +1,133 @@
+//! `hearth serve`: starts the parts in order, waits for a signal, and drains.
+
+use std::{path::Path, process, sync::Arc, time::Duration};
+
+use hearth_ports::{SystemClock, SystemEntropy};
+use hearth_server::{Ports, Server};
+use hearth_store_rocksdb::{Options, RocksEngine};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::{
+    Failure,
+    admin::{self, Operator},
+    config::{Config, Listener},
+    data_dir::DataDir,
+    listen::{self, Socket},
+    logging, memory, monitor, settings,
+    tls::Tls,
+};
+
+/// Requests that are running at the signal have so long; with the rest of the way out it stays below 10 s.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(8);
+
+/// The exit code of a shell's command that a signal ended.
+const EXIT_BY_SIGNAL: i32 = 130;
+
+/// Runs the server until it is told to stop.
+pub(crate) fn serve(config: Config, file: Option<&Path>) -> Result<(), Failure> {
+    logging::start(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
+    let result = runtime.block_on(run(&config, file));
+    // Work that nobody waits for any more must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn run(config: &Config, file: Option<&Path>) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let listeners = listeners(config);
+    let metrics = monitor::start(config.metrics.bind)?;
+    let server = start(config, file).await?;
+    if let (Some(bind), Some(handle)) = (config.metrics.bind, metrics) {
+        monitor::serve(bind, handle).await?;
+    }
+    let (stop, stopped) = watch::channel(false);
+    let mut sockets = JoinSet::new();
+    let mut certificates = Vec::new();
+    for listener in &listeners {
+        let tls = Tls::load(listener)?.map(Arc::new);
+        certificates.extend(tls.clone());
+        let socket = Socket::bind(listener, tls).await?;
+        let (router, config, stopped) = (server.router(), config.clone(), stopped.clone());
+        sockets.spawn(async move { listen::serve(socket, router, &config, stopped).await });
+    }
+    signals.wait(|| certificates.iter().for_each(|tls| tls.reload())).await;
+
+    tracing::info!("stopping: waiting requests are answered; a second signal stops at once");
+    server.stop();
+    stop.send_replace(true);
+    let drained = async { while sockets.join_next().await.is_some() {} };
+    tokio::select! {
+        () = drained => tracing::info!("stopped"),
+        () = tokio::time::sleep(DRAIN_TIME_MAX) => tracing::warn!("stopped with requests still running"),
+        () = signals.wait(|| {}) => process::exit(EXIT_BY_SIGNAL),
+    }
+    Ok(())
+}
+
+/// Opens what is stored and assembles the server.
+async fn start(config: &Config, file: Option<&Path>) -> Result<Server, Failure> {
+    let settings = settings::server(config)?;
+    let data = DataDir::new(&config.data_dir);
+    data.create()?;
+    data.check_name(&config.server_name)?;
+    let signing_key = data.load_signing_key(&SystemEntropy)?;
+    let options = Options::new(memory::budget(config).engine, |reason| {
+        // What the disk holds is known again only after opening it anew.
+        tracing::error!(reason, "the storage failed, the server ends");
+        process::exit(1);
+    });
+    let engine = RocksEngine::open(data.database(), options).map_err(Failure::new)?;
+    let ports = Ports { engine: engine.clone(), clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
+    let server_name = settings.server_name.clone();
+    let server = Server::start(settings, ports, signing_key).await.map_err(Failure::new)?;
+    let users = Arc::clone(server.users());
+    if users.is_empty().await.map_err(Failure::new)? {
+        let option = file.map_or_else(String::new, |file| format!(" --config {}", file.display()));
+        let command = format!("hearth user create{option} --admin NAME");
+        tracing::warn!("there are no accounts yet; make the first one, an administrator, with: {command}");
+    }
+    if config.admin.socket {
+        let operator = Operator { users, engine, data: data.clone(), server_name };
+        admin::listen(&data.socket(), Arc::new(operator));
+    }
+    Ok(server)
+}
+
+/// The configured listeners, or the default one.
+fn listeners(config: &Config) -> Vec<Listener> {
+    if config.listeners.is_empty() { vec![Listener::default()] } else { config.listeners.clone() }
+}
+
+/// SIGTERM and SIGINT stop the server, SIGHUP reads certificates again.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("signals: {error}")));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Until the server is told to stop.
+    async fn wait(&mut self, mut reload: impl FnMut()) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => reload(),
+            }
+        }
+    }
+}
