@@ -75,6 +75,11 @@ pub fn published_key(list: &str, room: RoomNumber) -> Key {
     key(b'p').text(list).room(room).build()
 }
 
+/// The prefix of all [`published_key`]s of a directory: the room's 8 bytes follow it.
+pub fn published_prefix(list: &str) -> Key {
+    key(b'p').text(list).build()
+}
+
 /// `Mi`: a report, ordered by time; `salt` tells those of one millisecond apart.
 pub fn report_key(reported_ts_ms: u64, salt: u64) -> Key {
     key(b'!').u64(reported_ts_ms).u64(salt).build()
