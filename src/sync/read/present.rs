@@ -58,6 +58,7 @@ impl Reads {
             before,
             accepted: stored.accepted(),
             joined_later: view.joined_after(order),
+            in_given_state: false,
             sender_ignored: view.ignored.contains(event.sender()),
             sender_erased: self.users.is_erased(event.sender()).await?,
         };
