@@ -133,11 +133,7 @@ impl Store {
 }
 
 /// Reads an `Ev` row.
-pub(crate) fn decode_event(
-    identity: &RoomIdentity,
-    number: EventNumber,
-    row: &Bytes,
-) -> Result<StoredEvent, Corrupt> {
+pub(crate) fn decode_event(identity: &RoomIdentity, number: EventNumber, row: &Bytes) -> Result<StoredEvent, Corrupt> {
     let (header, json_bytes): (EventHeader, usize) = decode_with_rest(row)?;
     let corrupt = |reason: String| Corrupt { what: EventHeader::NAME, reason };
     // A copy of its own: the row's buffer may belong to a far larger block of the engine.

@@ -137,4 +137,3 @@ impl Store {
 fn parse_id<T: FromStr>(what: &'static str, text: &str) -> Result<T, Corrupt> {
     text.parse().map_err(|_| Corrupt { what, reason: "it is not an identifier".to_owned() })
 }
-

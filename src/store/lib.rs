@@ -20,6 +20,10 @@ mod readers;
 mod state;
 mod store;
 pub mod tables;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod timeline;
 mod write;
 

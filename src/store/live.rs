@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use hearth_ports::{Committed, Heads, Partition, Position};
+use hearth_ports::{Committed, Heads, Key, KeyRange, Partition, Position, Table};
 use parking_lot::Mutex;
 
 pub use notify::Changed;
@@ -23,11 +23,14 @@ pub use user::UserLive;
 
 use crate::{
     LoadError, LogEntry, Positions, RoomNumber, Store, UserNumber,
+    codec::{decode, read_u64},
     log::{EventNote, MemberNote},
-    tables::{Head, Membership, head_key},
+    tables::{
+        Head, Membership, head_key,
+        users::{AccountDataIndexRow, account_data_index_prefix},
+    },
     write::PositionIndex,
 };
-use hearth_ports::{Key, Table};
 use user::Core;
 
 /// A user whom nobody holds stays active for so long, in milliseconds: longer than a client pauses between two polls.
@@ -41,6 +44,9 @@ const DEVICE_LISTS_MAX: usize = 50_000;
 
 /// Rooms whose last receipt is looked up at once while a user becomes active.
 const RECEIPTS_AT_ONCE: usize = 64;
+
+/// Changes of account data that are looked at while a user becomes active, newest first. More than a user has.
+const ACCOUNT_DATA_MAX: usize = 20_000;
 
 /// A user whose device list changed, and the rooms whose members are told.
 pub(crate) type Sharers = (UserNumber, Vec<RoomNumber>);
@@ -219,12 +225,7 @@ impl Live {
     }
 
     /// Applies what the log has after what is known, complete up to `up_to`, by rising position.
-    pub(crate) fn apply_log(
-        &self,
-        partition: Partition,
-        entries: &[(Partition, Position, LogEntry)],
-        up_to: Position,
-    ) {
+    pub(crate) fn apply_log(&self, partition: Partition, entries: &[(Partition, Position, LogEntry)], up_to: Position) {
         let lane = self.lane(partition);
         let applying = lane.applying.lock();
         let known = lane.position();
@@ -389,8 +390,7 @@ impl Store {
     /// Makes a user active, who stays so while the answer is held: the newest positions of the user's rooms are read
     /// once and followed from then on. A user who is active already costs nothing.
     ///
-    /// What happened before is told as follows: rooms exactly, but for room account data, which [`UserLive::own_since`]
-    /// announces together with everything else of the user's own.
+    /// What happened before is told exactly of rooms; of the user's own things it is only told that there may be some.
     pub async fn attach(&self, user: UserNumber) -> Result<Arc<UserLive>, LoadError> {
         let attached = self.live.enter(user);
         if attached.core.is_loaded() {
@@ -418,9 +418,26 @@ impl Store {
                 core.raise_room(*room, Position(last), false);
             }
         }
+        for (room, position) in self.room_account_data(user).await? {
+            core.raise_room(room, position, true);
+        }
         core.raise_own(self.live.position(user.partition()));
         core.set_loaded();
         Ok(attached)
+    }
+}
+
+impl Store {
+    /// The rooms in which a user has account data, and the positions of the changes.
+    async fn room_account_data(&self, user: UserNumber) -> Result<Vec<(RoomNumber, Position)>, LoadError> {
+        let range = KeyRange::prefix(account_data_index_prefix(user));
+        let rows = self.scan_all(Table::Us, range, ACCOUNT_DATA_MAX, true).await?;
+        let mut changes = Vec::new();
+        for row in rows {
+            let AccountDataIndexRow { room: Some(room), .. } = decode(&row.value)? else { continue };
+            changes.push((room, Position(read_u64("account data index key", row.key.get(9..).unwrap_or_default())?)));
+        }
+        Ok(changes)
     }
 }
 

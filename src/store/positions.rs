@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn raising_one_partition_leaves_the_others() {
-        let at = Positions::all(Position(3)).raised(Partition::of(5), Position(8)).raised(Partition::of(5), Position(4));
+        let at =
+            Positions::all(Position(3)).raised(Partition::of(5), Position(8)).raised(Partition::of(5), Position(4));
         assert_eq!((at.at(Partition::of(5)), at.at(Partition::of(6)), at.single()), (Position(8), Position(3), None));
         assert!(at.covers(&Positions::all(Position(3))));
         assert!(!Positions::all(Position(3)).covers(&at));

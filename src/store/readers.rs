@@ -154,7 +154,8 @@ fn partitions() -> impl Iterator<Item = Partition> {
 
 fn positions_of(row: &CursorRow) -> Result<Positions, Corrupt> {
     let all: Option<[u64; Partition::COUNT]> = row.positions.as_slice().try_into().ok();
-    let all = all.ok_or_else(|| Corrupt { what: "cursor", reason: "it has not one position a partition".to_owned() })?;
+    let all =
+        all.ok_or_else(|| Corrupt { what: "cursor", reason: "it has not one position a partition".to_owned() })?;
     Ok(Positions::from(&hearth_ports::Heads(all.map(Position))))
 }
 

@@ -192,7 +192,8 @@ impl<'a> Tree<'a> {
         if let Some(known) = known_difference((from, &from_root), (to, &to_root)) {
             return Ok(known);
         }
-        let side = |root: &Option<Root>| root.as_ref().map(|Root { at, header }| Side { at: *at, height: header.height });
+        let side =
+            |root: &Option<Root>| root.as_ref().map(|Root { at, header }| Side { at: *at, height: header.height });
         let (from, to) = (side(&from_root), side(&to_root));
         let height = from.into_iter().chain(to).map(|side| side.height).max().unwrap_or(0);
         let mut frontier = vec![Pair { from, to, base: 0 }];

@@ -152,7 +152,8 @@ impl Write {
     pub fn append(&mut self, other: Self) {
         assert_eq!(self.batch.partition, other.batch.partition, "a batch touches one partition");
         let shift = self.batch.positions;
-        self.batch.positions = shift.checked_add(other.batch.positions).expect("a batch has fewer than 65,536 positions");
+        self.batch.positions =
+            shift.checked_add(other.batch.positions).expect("a batch has fewer than 65,536 positions");
         self.batch.require.extend(other.batch.require);
         self.batch.delete.extend(other.batch.delete);
         self.batch.put.extend(other.batch.put.into_iter().map(|mut put| {

@@ -165,10 +165,12 @@ mod tests {
         const TO: u64 = 20_000;
         let writer = std::thread::spawn({
             let (notify, value) = (notify.clone(), value.clone());
-            move || (0..TO).for_each(|_| {
-                value.fetch_add(1, Ordering::SeqCst);
-                notify.notify();
-            })
+            move || {
+                (0..TO).for_each(|_| {
+                    value.fetch_add(1, Ordering::SeqCst);
+                    notify.notify();
+                })
+            }
         });
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         loop {

@@ -13,7 +13,9 @@ use super::{
     },
 };
 use crate::{
-    EventNumber, LoadError, RoomNumber, StateKeyNumber, StateVersion, Store, Write, codec::read_u32, encode,
+    EventNumber, LoadError, RoomNumber, StateKeyNumber, StateVersion, Store, Write,
+    codec::read_u32,
+    encode,
     tables::{StateChunk, StateDifference, StateHeader, equal_state_key, state_version_key},
 };
 
@@ -143,10 +145,12 @@ impl<'a> StateBuilder<'a> {
         {
             debug_assert!(height < HEIGHT_MAX, "a tree of full height holds every key");
             height += 1;
-            part = part.map(|below| Part::New(Box::new(New::Inner(std::array::from_fn({
-                let mut below = Some(below);
-                move |slot| if slot == 0 { below.take() } else { None }
-            })))));
+            part = part.map(|below| {
+                Part::New(Box::new(New::Inner(std::array::from_fn({
+                    let mut below = Some(below);
+                    move |slot| if slot == 0 { below.take() } else { None }
+                }))))
+            });
         }
         let mut rebuild = Rebuild { chunks: &chunks, hash, differences: Vec::new() };
         let root = rebuild.part(part, height, &changes)?;

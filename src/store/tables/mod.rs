@@ -10,6 +10,10 @@ mod state;
 mod transactions;
 pub mod users;
 
+pub use directory::{
+    AliasRow, PUBLIC_LIST, PublishedRow, ReportRow, alias_key, alias_partition, published_key, published_prefix,
+    report_key, report_partition, room_alias_key,
+};
 pub use events::{
     EventFlags, EventHeader, SenderTransaction, TIMELINE_POSITION_OFFSET, TimelineRow, encode_event, event_index_key,
     event_key, put_event, timeline_key,
@@ -24,11 +28,7 @@ pub use room::{
 };
 pub(crate) use state::auth_runs;
 pub use state::{
-    AUTH_BLOCK, AuthEdges, AuthRun, StateDifference, StateChunk, StateHeader, auth_run_key, equal_state_key,
+    AUTH_BLOCK, AuthEdges, AuthRun, StateChunk, StateDifference, StateHeader, auth_run_key, equal_state_key,
     state_version_key,
-};
-pub use directory::{
-    AliasRow, PUBLIC_LIST, PublishedRow, ReportRow, alias_key, alias_partition, published_key, published_prefix, report_key,
-    report_partition, room_alias_key,
 };
 pub use transactions::{TransactionRow, transaction_key};

@@ -97,9 +97,8 @@ pub fn auth_run_key(room: RoomNumber, first: EventNumber) -> Key {
 /// The rows for these edges: as few as their blocks allow.
 pub(crate) fn auth_runs(mut edges: Vec<(RoomNumber, AuthEdges)>) -> Vec<(Key, AuthRun)> {
     edges.sort_by_key(|(room, edges)| (*room, edges.block, edges.event));
-    let same_block = |(a, one): &(RoomNumber, AuthEdges), (b, other): &(RoomNumber, AuthEdges)| {
-        a == b && one.block == other.block
-    };
+    let same_block =
+        |(a, one): &(RoomNumber, AuthEdges), (b, other): &(RoomNumber, AuthEdges)| a == b && one.block == other.block;
     let runs = edges.chunk_by(same_block).filter_map(|run| {
         let (room, first) = run.first()?;
         let key = auth_run_key(*room, EventNumber(first.block * AUTH_BLOCK + u32::from(first.event)));
