@@ -154,7 +154,8 @@ impl Drop for Quiet {
 
 fn stty(argument: &str) {
     // A terminal that echoes is a nuisance, no reason to fail.
-    let _ = Process::new("stty").arg(argument).stdin(Stdio::inherit()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let _ =
+        Process::new("stty").arg(argument).stdin(Stdio::inherit()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
 /// Checks the invariants of the stored data.

@@ -59,11 +59,14 @@ impl std::error::Error for ConfigError {}
 
 /// Reads the file, if there is one, and the process's environment.
 pub(crate) fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
-    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let source = file.map_or_else(|| "the environment".to_owned(), |file| file.display().to_string());
     let text = match file.map(std::fs::read_to_string).transpose() {
         Ok(text) => text.unwrap_or_default(),
-        Err(error) => return Err(ConfigError { source, problems: vec![Problem::of("", format!("it cannot be read: {error}"))] }),
+        Err(error) => {
+            return Err(ConfigError { source, problems: vec![Problem::of("", format!("it cannot be read: {error}"))] });
+        }
     };
     parse(&text, &variables.collect()).map_err(|problems| ConfigError { source, problems })
 }
@@ -83,9 +86,8 @@ fn parse(text: &str, variables: &BTreeMap<String, String>) -> Result<Config, Vec
     if !problems.is_empty() {
         return Err(problems);
     }
-    let config = Config::deserialize(table).map_err(|error| {
-        vec![Problem::of("an environment variable", error.to_string().trim().to_owned())]
-    })?;
+    let config = Config::deserialize(table)
+        .map_err(|error| vec![Problem::of("an environment variable", error.to_string().trim().to_owned())])?;
     let problems = validate::check(&config);
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }

@@ -79,8 +79,9 @@ impl DataDir {
     pub(crate) fn load_signing_key(&self, entropy: &(dyn Entropy + 'static)) -> Result<SigningKey, Failure> {
         let file = self.signing_key();
         if let Some(text) = read(&file)? {
-            return parse_key(&text)
-                .ok_or_else(|| Failure::new(format!("{} is no signing key: restore it from a backup", file.display())));
+            return parse_key(&text).ok_or_else(|| {
+                Failure::new(format!("{} is no signing key: restore it from a backup", file.display()))
+            });
         }
         if self.database().exists() {
             return Err(Failure::new(format!(
@@ -101,7 +102,8 @@ fn parse_key(text: &str) -> Option<SigningKey> {
     let mut parts = text.split_whitespace();
     let (algorithm, version, seed) = (parts.next()?, parts.next()?, parts.next()?);
     let seed: [u8; 32] = STANDARD_NO_PAD.decode(seed).ok()?.try_into().ok()?;
-    let named = !version.is_empty() && version.chars().all(|character| character.is_ascii_alphanumeric() || character == '_');
+    let named =
+        !version.is_empty() && version.chars().all(|character| character.is_ascii_alphanumeric() || character == '_');
     (algorithm == "ed25519" && named && parts.next().is_none()).then(|| SigningKey::from_seed(&seed, version))
 }
 

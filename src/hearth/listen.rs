@@ -1,13 +1,6 @@
 //! Sockets: accepts connections within bounds, speaks TLS where it is configured, and drains at the end.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use hearth_edge::Peer;
@@ -52,7 +45,8 @@ impl Socket {
     /// Reads the certificate and binds the address.
     pub(crate) async fn bind(listener: &Listener, tls: Option<Arc<Tls>>) -> Result<Self, Failure> {
         let bind = listener.bind;
-        let socket = TcpListener::bind(bind).await.map_err(|error| Failure::new(format!("listener {bind}: {error}")))?;
+        let socket =
+            TcpListener::bind(bind).await.map_err(|error| Failure::new(format!("listener {bind}: {error}")))?;
         Ok(Self { bind, listener: socket, tls })
     }
 }

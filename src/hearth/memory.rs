@@ -37,9 +37,9 @@ pub(crate) fn budget(config: &Config) -> Budget {
 
 /// The control group's limit, or the machine's memory.
 fn available() -> u64 {
-    let group = fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group_limit(&text, |path| {
-        fs::read_to_string(format!("/sys/fs/cgroup{path}")).ok()
-    }));
+    let group = fs::read_to_string("/proc/self/cgroup")
+        .ok()
+        .and_then(|text| group_limit(&text, |path| fs::read_to_string(format!("/sys/fs/cgroup{path}")).ok()));
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| machine_total(&text));
     match (group, machine) {
         (Some(group), Some(machine)) => group.min(machine),
@@ -58,7 +58,8 @@ fn group_limit(membership: &str, read: impl Fn(&str) -> Option<String>) -> Optio
             let around = ancestors(path).filter_map(|path| number(read(&format!("{path}/memory.max"))?));
             around.min()
         } else if controllers.split(',').any(|controller| controller == "memory") {
-            let around = ancestors(path).filter_map(|path| number(read(&format!("/memory{path}/memory.limit_in_bytes"))?));
+            let around =
+                ancestors(path).filter_map(|path| number(read(&format!("/memory{path}/memory.limit_in_bytes"))?));
             around.min()
         } else {
             None

@@ -49,7 +49,8 @@ fn users(config: &Config, defaults: UserSettings) -> UserSettings {
 
 fn rooms(config: &Config) -> Result<RoomsSettings, Failure> {
     let version = config.default_room_version.as_str();
-    let default_version = RoomVersion::parse(version).ok_or_else(|| Failure::new(format!("no room version {version}")))?;
+    let default_version =
+        RoomVersion::parse(version).ok_or_else(|| Failure::new(format!("no room version {version}")))?;
     Ok(RoomsSettings { default_version, ..RoomsSettings::default() })
 }
 

@@ -42,7 +42,9 @@ impl Tls {
 }
 
 fn read(listener: &Listener) -> Result<Option<Arc<ServerConfig>>, Failure> {
-    let (Some(certificate), Some(key)) = (&listener.tls_certificate, &listener.tls_private_key) else { return Ok(None) };
+    let (Some(certificate), Some(key)) = (&listener.tls_certificate, &listener.tls_private_key) else {
+        return Ok(None);
+    };
     let wrong = |file: &std::path::Path, error: &dyn std::fmt::Display| {
         Failure::new(format!("listener {}: {}: {error}", listener.bind, file.display()))
     };

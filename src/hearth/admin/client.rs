@@ -13,7 +13,9 @@ use crate::Failure;
 pub(crate) fn ask(path: &Path, request: &Request) -> Result<Option<Answer>, Failure> {
     let stream = match socket::reachable(path, UnixStream::connect) {
         Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
         Err(error) => return Err(Failure::new(format!("{}: {error}", path.display()))),
     };
     let failed = |error: &dyn std::fmt::Display| Failure::new(format!("the running server does not answer: {error}"));

@@ -65,7 +65,8 @@ fn key(text: &mut String, field: &Field, default: Option<&Value>, path: &str) {
 
 /// A configuration with every key, commented out with its default, except for the one that must be chosen.
 pub(crate) fn example() -> String {
-    let mut text = "# The configuration of hearth. Keys that are commented out show their default, or an example.\n".to_owned();
+    let mut text =
+        "# The configuration of hearth. Keys that are commented out show their default, or an example.\n".to_owned();
     example_section(&mut text, &Config::schema(), "", "");
     text
 }

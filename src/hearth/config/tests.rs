@@ -112,7 +112,8 @@ fn the_example_is_a_configuration_and_so_is_each_of_its_lines() {
     let read = config(&text, &[]);
     assert_eq!(toml::Table::try_from(&read).unwrap(), toml::Table::try_from(config(NAME, &[])).unwrap());
     let key = |line: &&str| line.starts_with("# [") || line.starts_with("# ") && line.contains(" = ");
-    let all: String = text.lines().map(|line| if key(&line) { &line[2..] } else { line }).collect::<Vec<_>>().join("\n");
+    let all: String =
+        text.lines().map(|line| if key(&line) { &line[2..] } else { line }).collect::<Vec<_>>().join("\n");
     let found = problems(&all, &[]);
     // Everything at once contradicts the sentence about PostgreSQL, and nothing else.
     assert_eq!(found.len(), 1, "{found:?}");

@@ -45,11 +45,17 @@ pub(crate) fn check(config: &Config) -> Vec<Problem> {
         wrong("database.url", "PostgreSQL is not built yet: remove the key, and data_dir holds the data".to_owned());
     }
     if config.registration.require_token && config.registration.tokens.is_empty() {
-        wrong("registration.require_token", "there are no registration.tokens, so that nobody could register".to_owned());
+        wrong(
+            "registration.require_token",
+            "there are no registration.tokens, so that nobody could register".to_owned(),
+        );
     }
     let secrets = config.registration.tokens.iter().chain(&config.registration.shared_secret);
     if secrets.into_iter().any(|secret| secret.0.is_empty()) {
-        wrong("registration", "an empty token or shared_secret would let anybody in: choose one or remove it".to_owned());
+        wrong(
+            "registration",
+            "an empty token or shared_secret would let anybody in: choose one or remove it".to_owned(),
+        );
     }
     numbers(config, &mut wrong);
     for contact in &config.well_known.support_contacts {
