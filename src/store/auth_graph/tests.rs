@@ -13,7 +13,7 @@ fn graph() -> impl Strategy<Value = Vec<Vec<u32>>> {
         let auths = |(at, auths): (usize, Vec<prop::sample::Index>)| {
             let number = at as u32 + 1;
             let auths: BTreeSet<u32> = auths.iter().map(|auth| 1 + auth.index(at.max(1)) as u32).collect();
-            auths.into_iter().filter(|auth| *auth < number && number % 3 != 0).collect()
+            auths.into_iter().filter(|auth| *auth < number && !number.is_multiple_of(3)).collect()
         };
         events.into_iter().enumerate().map(auths).collect()
     })

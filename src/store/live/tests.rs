@@ -83,7 +83,8 @@ fn what_happened_before_attaching_is_known() {
         let live = wait(store.attach(a)).expect("it reads");
         let mut found = live.rooms_since(&since);
         let mut expected = vec![rooms[1].number, rooms[3].number, rooms[4].number];
-        (found.sort_unstable(), expected.sort_unstable());
+        found.sort_unstable();
+        expected.sort_unstable();
         assert_eq!(found, expected);
         assert!(live.rooms_since(&left).is_empty(), "what happens after leaving is not told");
         let now = store.live().positions();

@@ -145,12 +145,7 @@ impl<'a> StateBuilder<'a> {
         {
             debug_assert!(height < HEIGHT_MAX, "a tree of full height holds every key");
             height += 1;
-            part = part.map(|below| {
-                Part::New(Box::new(New::Inner(std::array::from_fn({
-                    let mut below = Some(below);
-                    move |slot| if slot == 0 { below.take() } else { None }
-                }))))
-            });
+            part = part.map(above);
         }
         let mut rebuild = Rebuild { chunks: &chunks, hash, differences: Vec::new() };
         let root = rebuild.part(part, height, &changes)?;
@@ -162,7 +157,7 @@ impl<'a> StateBuilder<'a> {
             count = count + u32::from(difference.after.is_some()) - u32::from(difference.before.is_some());
         }
         let root = root.map(|part| match part {
-            Part::New(node) => *node,
+            Part::New(node) => node,
             Part::Old(_) => unreachable!("where something changed, the root did"),
         });
         let changes = (differences.len() <= CHANGES_LISTED_MAX).then_some(differences);
@@ -229,12 +224,19 @@ struct Made {
 /// A part of a tree under construction.
 enum Part {
     Old(NodeAt),
-    New(Box<New>),
+    New(New),
 }
 
 enum New {
-    Leaf(Leaf),
-    Inner([Option<Part>; WIDTH]),
+    Leaf(Box<Leaf>),
+    Inner(Box<[Option<Part>; WIDTH]>),
+}
+
+/// A node whose only child is this part: for keys too large for the present root.
+fn above(below: Part) -> Part {
+    let mut children = std::array::from_fn(|_| None);
+    children[0] = Some(below);
+    Part::New(New::Inner(Box::new(children)))
 }
 
 struct Rebuild<'a> {
@@ -259,17 +261,15 @@ impl Rebuild<'_> {
         if let (Some(at), true) = (old, self.differences.len() == changed_before) {
             return Ok(Some(Part::Old(at)));
         }
-        Ok(new.map(|node| Part::New(Box::new(node))))
+        Ok(new.map(Part::New))
     }
 
     fn leaf(&mut self, part: Option<Part>, changes: &[Change]) -> Result<Option<New>, LoadError> {
         let mut leaf = match part {
             None => [None; WIDTH],
             Some(Part::Old(at)) => self.chunks[&at.row()].leaf(at)?,
-            Some(Part::New(node)) => match *node {
-                New::Leaf(leaf) => leaf,
-                New::Inner(_) => return Err(corrupt("its levels don't fit").into()),
-            },
+            Some(Part::New(New::Leaf(leaf))) => *leaf,
+            Some(Part::New(New::Inner(_))) => return Err(corrupt("its levels don't fit").into()),
         };
         for (state_key, after) in changes {
             let place = &mut leaf[slot(state_key.0, 0)];
@@ -280,23 +280,21 @@ impl Rebuild<'_> {
                 self.differences.push(StateDifference { state_key: *state_key, before, after: *after });
             }
         }
-        Ok(leaf.iter().any(Option::is_some).then_some(New::Leaf(leaf)))
+        Ok(leaf.iter().any(Option::is_some).then(|| New::Leaf(Box::new(leaf))))
     }
 
     fn inner(&mut self, part: Option<Part>, level: u8, changes: &[Change]) -> Result<Option<New>, LoadError> {
         let mut children = match part {
             None => std::array::from_fn(|_| None),
             Some(Part::Old(at)) => self.chunks[&at.row()].inner(at)?.map(|child| child.map(Part::Old)),
-            Some(Part::New(node)) => match *node {
-                New::Inner(children) => children,
-                New::Leaf(_) => return Err(corrupt("its levels don't fit").into()),
-            },
+            Some(Part::New(New::Inner(children))) => *children,
+            Some(Part::New(New::Leaf(_))) => return Err(corrupt("its levels don't fit").into()),
         };
         for changes in changes.chunk_by(|(a, _), (b, _)| slot(a.0, level) == slot(b.0, level)) {
             let child = &mut children[slot(changes[0].0.0, level)];
             *child = self.part(child.take(), level - 1, changes)?;
         }
-        Ok(children.iter().any(Option::is_some).then_some(New::Inner(children)))
+        Ok(children.iter().any(Option::is_some).then(|| New::Inner(Box::new(children))))
     }
 }
 
@@ -321,7 +319,7 @@ fn last_of_each(changes: &[Change]) -> Vec<Change> {
 
 enum Flat {
     Leaf(Vec<u8>),
-    Inner([Option<FlatChild>; WIDTH]),
+    Inner(Box<[Option<FlatChild>; WIDTH]>),
 }
 
 enum FlatChild {
@@ -346,14 +344,14 @@ fn flatten(root: New, head_bytes: usize) -> (Vec<Flat>, Vec<(u16, u16)>) {
                     Some(match child? {
                         Part::Old(at) => FlatChild::Old(at),
                         Part::New(node) => {
-                            waiting.push_back(*node);
+                            waiting.push_back(node);
                             FlatChild::New(nodes.len() + waiting.len())
                         }
                     })
                 });
                 let (each, own) = INNER_BYTES_MAX;
                 let bytes = own + each * children.iter().flatten().count();
-                (Flat::Inner(children), bytes)
+                (Flat::Inner(Box::new(children)), bytes)
             }
         };
         if bytes + node_bytes > CHUNK_BYTES && index > 0 {
