@@ -29,7 +29,8 @@ pub struct Passage {
     pub before: Membership,
     /// In the state now.
     pub after: Membership,
-    /// The member event in force now is not the one at `since`, which includes that there was none then.
+    /// It changed after `since`: the member event in force now is another, or for `leave` and `ban`, which may follow
+    /// each other: the departure that it stands for happened then.
     pub changed: bool,
     /// The reader came to be joined after `since`, at least once.
     pub joined_between: bool,
@@ -83,12 +84,10 @@ fn departed(wish: &Wish, passage: &Passage) -> Option<Section> {
         let told = wish.include_leave && was_joined && !passage.forgotten;
         return told.then_some(Section::Leave { was_joined, newly: true });
     }
+    // Who had no part in the room has departed from nothing: a ban in absence is no news.
+    let told = passage.changed && passage.departed_from != Membership::Leave;
     let newly = passage.before != Membership::Join || passage.joined_between;
-    // A ban of somebody who had left before changes nothing for them.
-    let left_now = !matches!(passage.before, Membership::Leave | Membership::Ban)
-        || passage.joined_between
-        || (passage.changed && !was_joined && passage.departed_from != Membership::Leave);
-    (passage.changed && left_now).then_some(Section::Leave { was_joined, newly })
+    told.then_some(Section::Leave { was_joined, newly })
 }
 
 /// Gathers a timeline from its newest event backwards, until there is one more than fits.

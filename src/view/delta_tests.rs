@@ -66,7 +66,7 @@ fn rooms_stand_where_the_membership_puts_them() {
             Passage { departed_from: Invite, ..passed(Leave, Leave) },
             left(false, true),
         ),
-        ("banned after leaving", NEXT, Passage { departed_from: Join, ..passed(Leave, Ban) }, None),
+        ("banned after leaving", NEXT, Passage { changed: false, departed_from: Join, ..passed(Leave, Ban) }, None),
         ("banned without having been there", NEXT, Passage { departed_from: Leave, ..passed(Leave, Ban) }, None),
         ("left long ago", NEXT, stayed(Leave), None),
         ("left long ago, first sync", FIRST, stayed(Leave), None),

@@ -133,11 +133,10 @@ impl EventFilter {
             && self.types.as_ref().is_none_or(|patterns| patterns.matches(kind))
     }
 
-    /// Whether nothing can pass: `types` or `senders` is the empty list, or the limit is 0.
+    /// Whether nothing can pass, whatever the limit: `types` or `senders` is the empty list.
     pub fn is_nothing(&self) -> bool {
         self.types.as_ref().is_some_and(Patterns::is_empty)
             || self.senders.as_ref().is_some_and(|senders| senders.0.is_empty())
-            || self.limit == Some(0)
     }
 
     /// Whether everything passes, but for the limit.

@@ -1,0 +1,259 @@
+//! What is told of one room.
+
+use std::sync::Arc;
+
+use hearth_store::{LoadError, Order, RoomNumber, StateVersion, StoredEvent, tables::MembershipRow};
+use hearth_users::AccountData;
+use hearth_view::{
+    Membership,
+    delta::{Passage, Section, section},
+};
+
+use crate::{
+    SyncError, account, json,
+    look::{Look, Sections},
+    presence::Newcomers,
+    receipts,
+    state::{self, Span},
+    stripped,
+    summary::Summary,
+    syncs::StateForm,
+    timeline::{LIMIT_DEFAULT, LIMIT_MAX, Tape, Timeline},
+    view::RoomView,
+};
+
+/// Leaves and bans in a row that are followed back to the departure that they began with.
+const DEPARTURES_MAX: usize = 100;
+
+/// Appends the room to its section, if there is something to tell of it.
+pub(crate) async fn write(
+    look: &Look<'_>,
+    sections: &mut Sections,
+    newcomers: &mut Newcomers,
+    room: RoomNumber,
+    account_data: &[AccountData],
+) -> Result<(), SyncError> {
+    let Some(view) = RoomView::new(look, room).await? else { return Ok(()) };
+    if !look.filter.room.allows_room(view.room_id.as_str()) {
+        return Ok(());
+    }
+    let Some(mut visit) = Visit::begin(view).await? else { return Ok(()) };
+    match section(&look.wish, &visit.passage) {
+        None => Ok(()),
+        Some(Section::Join { newly }) => visit.write_joined(&mut sections.join, newcomers, newly, account_data).await,
+        Some(Section::Leave { was_joined, newly }) => {
+            visit.write_left(&mut sections.leave, was_joined, newly, account_data).await
+        }
+        Some(Section::Invite) => stripped::write_invite(&mut sections.invite, &visit.view, &visit.own).await,
+        Some(Section::Knock) => stripped::write_knock(&mut sections.knock, &visit.view, &visit.own).await,
+    }
+}
+
+/// A room while it is looked at.
+struct Visit<'a> {
+    view: RoomView<'a>,
+    tape: Tape,
+    /// The last sync's place in the timeline.
+    since: Option<Order>,
+    /// The state at `since`.
+    state_before: StateVersion,
+    passage: Passage,
+    /// The reader's member event in force.
+    own: Arc<StoredEvent>,
+    /// For those who left: the event by which they did.
+    departure: Option<Arc<StoredEvent>>,
+    row: MembershipRow,
+}
+
+/// What surrounds the timeline of a room that the reader is or was in.
+struct Stretch {
+    /// What the client has of the state.
+    base: StateVersion,
+    /// The timeline begins behind this.
+    after: Option<Order>,
+    all_is_news: bool,
+}
+
+impl<'a> Visit<'a> {
+    /// `None` where the reader has and had no part in the room.
+    async fn begin(view: RoomView<'a>) -> Result<Option<Self>, SyncError> {
+        let look = view.look;
+        let store = &look.syncs.store;
+        let partition = view.room.partition();
+        let upto = Order::live(look.now.positions.at(partition));
+        let since = look.since.map(|since| Order::live(since.positions.at(partition)));
+        let limit = look.filter.room.timeline.events.limit_or(LIMIT_DEFAULT, LIMIT_MAX);
+        let tape = Tape::read(store, view.room, upto, limit).await?;
+        let state_before = match since {
+            Some(since) => tape.state_at(store, since).await?,
+            None => StateVersion::EMPTY,
+        };
+        let (Some(own), Some(row)) =
+            (view.own_member(tape.state_now()).await?, store.membership(look.user, view.room).await?)
+        else {
+            return Ok(None);
+        };
+        let own_before = view.own_member(state_before).await?;
+        let membership = |event: &StoredEvent| Membership::of(Some(&event.event));
+        let mut passage = Passage {
+            before: own_before.as_deref().map_or(Membership::Leave, membership),
+            after: membership(&own),
+            changed: own_before.is_none_or(|before| before.number != own.number),
+            joined_between: row.joined_position > since.map_or(0, |since| since.position),
+            departed_from: Membership::Leave,
+            forgotten: row.forgotten,
+        };
+        let mut departure = None;
+        if matches!(passage.after, Membership::Leave | Membership::Ban) && (passage.changed || look.wish.first) {
+            let (event, from) = find_departure(&view, Arc::clone(&own)).await?;
+            passage.departed_from = from;
+            passage.changed = since.is_none_or(|since| event.header.order() > since);
+            departure = Some(event);
+        }
+        Ok(Some(Self { view, tape, since, state_before, passage, own, departure, row }))
+    }
+
+    /// What the client has of a stay, and what of its timeline is new to it.
+    fn stretch(&self, newly: bool) -> Stretch {
+        let all_is_news = newly || self.view.look.wish.first || self.view.look.wish.full_state;
+        Stretch {
+            base: if all_is_news { StateVersion::EMPTY } else { self.state_before },
+            // Who left and came back was told of everything up to `since`.
+            after: self.since.filter(|_| !newly || self.passage.before == Membership::Join),
+            all_is_news,
+        }
+    }
+
+    async fn gather(&mut self, after: Option<Order>) -> Result<Timeline, SyncError> {
+        let filter = &self.view.look.filter.room.timeline;
+        if filter.events.is_nothing() || !filter.allows_room(self.view.room_id.as_str()) {
+            return Ok(Timeline::none(self.tape.upto));
+        }
+        Timeline::gather(&mut self.view, &mut self.tape, after, filter).await
+    }
+
+    async fn span(&self, base: StateVersion, timeline: &Timeline) -> Result<Span, LoadError> {
+        let end = self.tape.state_now();
+        let start = if timeline.events.is_empty() {
+            end
+        } else {
+            self.tape.state_at(&self.view.look.syncs.store, timeline.start_order()).await?
+        };
+        Ok(Span { base, start, end })
+    }
+
+    async fn write_joined(
+        &mut self,
+        out: &mut Vec<u8>,
+        newcomers: &mut Newcomers,
+        newly: bool,
+        account_data: &[AccountData],
+    ) -> Result<(), SyncError> {
+        self.view.joined_until = u64::MAX;
+        self.view.given = Some(self.tape.state_now());
+        let Stretch { base, after, all_is_news } = self.stretch(newly);
+        let mut timeline = self.gather(after).await?;
+        timeline.limited |= newly;
+        let span = self.span(base, &timeline).await?;
+        let differences = state::differences(&self.view, &span).await?;
+        let summary = Summary::load(&self.view, span.end, &differences, all_is_news).await?;
+        let heroes = summary.as_ref().and_then(|summary| summary.heroes.as_deref()).unwrap_or_default();
+        let ask = state::Ask { span, differences: &differences, timeline: &timeline.events, heroes, all_is_news };
+        let state = state::choose(&self.view, &ask).await?;
+        newcomers.add(&self.view, newly, all_is_news, &differences).await?;
+
+        let begin = out.len();
+        json::name(out, self.view.room_id.as_str());
+        out.push(b'{');
+        let mut has_news = all_is_news || timeline.limited || !timeline.events.is_empty() || !state.is_empty();
+        self.write_timeline(out, &timeline).await?;
+        self.write_state(out, &state).await?;
+        has_news |= receipts::write(out, &self.view, self.since.filter(|_| !newly)).await?;
+        has_news |= account::write_room(out, &self.view, newly, account_data).await?;
+        if let Some(summary) = summary {
+            summary.write(out);
+            has_news = true;
+        }
+        out.push(b'}');
+        if !has_news {
+            out.truncate(begin);
+        }
+        Ok(())
+    }
+
+    /// A room that was left is told up to the departure and no further.
+    async fn write_left(
+        &mut self,
+        out: &mut Vec<u8>,
+        was_joined: bool,
+        newly: bool,
+        account_data: &[AccountData],
+    ) -> Result<(), SyncError> {
+        let Some(departure) = self.departure.take() else { return Ok(()) };
+        let store = &self.view.look.syncs.store;
+        let limit = self.view.look.filter.room.timeline.events.limit_or(LIMIT_DEFAULT, LIMIT_MAX);
+        self.tape = Tape::read(store, self.view.room, departure.header.order(), limit).await?;
+        self.view.joined_until = self.row.joined_position;
+        let Stretch { base, after, all_is_news } = self.stretch(newly);
+        let timeline = self.gather(after).await?;
+        let state = if was_joined {
+            let span = self.span(base, &timeline).await?;
+            let differences = state::differences(&self.view, &span).await?;
+            let ask =
+                state::Ask { span, differences: &differences, timeline: &timeline.events, heroes: &[], all_is_news };
+            state::choose(&self.view, &ask).await?
+        } else {
+            Vec::new()
+        };
+        json::name(out, self.view.room_id.as_str());
+        out.push(b'{');
+        self.write_timeline(out, &timeline).await?;
+        self.write_state(out, &state).await?;
+        account::write_room(out, &self.view, false, account_data).await?;
+        out.push(b'}');
+        Ok(())
+    }
+
+    async fn write_timeline(&self, out: &mut Vec<u8>, timeline: &Timeline) -> Result<(), SyncError> {
+        json::name(out, "timeline");
+        json::push(out, "{\"events\":[");
+        for shown in &timeline.events {
+            self.view.write_timeline_event(out, shown).await?;
+        }
+        json::push(out, &format!("],\"limited\":{},\"prev_batch\":\"{}\"}}", timeline.limited, timeline.start));
+        Ok(())
+    }
+
+    async fn write_state(&self, out: &mut Vec<u8>, state: &[Arc<StoredEvent>]) -> Result<(), SyncError> {
+        let name = match self.view.look.state_form {
+            StateForm::Before => "state",
+            StateForm::After => "state_after",
+            StateForm::AfterUnstable => "org.matrix.msc4222.state_after",
+        };
+        json::name(out, name);
+        json::push(out, "{\"events\":[");
+        for event in state {
+            self.view.write_state_event(out, event).await?;
+        }
+        json::push(out, "]}");
+        Ok(())
+    }
+}
+
+/// The event by which a reader whose member event this is left, and what they left: of leaves and bans in a row the
+/// first counts.
+async fn find_departure(
+    view: &RoomView<'_>,
+    own: Arc<StoredEvent>,
+) -> Result<(Arc<StoredEvent>, Membership), LoadError> {
+    let mut event = own;
+    for _ in 0..DEPARTURES_MAX {
+        let Some(number) = event.header.replaces else { break };
+        let Some(replaced) = view.look.syncs.store.event(view.room, number).await? else { break };
+        match Membership::of(Some(&replaced.event)) {
+            Membership::Leave | Membership::Ban => event = replaced,
+            from => return Ok((event, from)),
+        }
+    }
+    Ok((event, Membership::Leave))
+}

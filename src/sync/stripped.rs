@@ -1,0 +1,69 @@
+//! Invites and knocks: what somebody who is not in a room is told of it.
+//! [Stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state)
+
+use std::sync::Arc;
+
+use hearth_core::format::stripped_json;
+use hearth_store::{EventNumber, StateKeyNumber, StateVersion, StoredEvent};
+
+use crate::{SyncError, json, view::RoomView};
+
+/// "Stripped state should contain some or all of the following state events."
+const KINDS: [&str; 7] = [
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+];
+
+/// Appends an invite, unless it comes from somebody whom the reader ignores or whose account has ended.
+/// "Servers must not send room invites from ignored users to clients."
+pub(crate) async fn write_invite(out: &mut Vec<u8>, view: &RoomView<'_>, own: &Arc<StoredEvent>) -> Result<(), SyncError> {
+    let inviter = own.event.sender();
+    let look = view.look;
+    if look.ignored.contains(inviter) {
+        return Ok(());
+    }
+    let account = look.syncs.users.account(inviter).await?;
+    if account.is_some_and(|account| account.deactivated) {
+        return Ok(());
+    }
+    write(out, view, own, "invite_state").await
+}
+
+/// Appends a knock.
+pub(crate) async fn write_knock(out: &mut Vec<u8>, view: &RoomView<'_>, own: &Arc<StoredEvent>) -> Result<(), SyncError> {
+    write(out, view, own, "knock_state").await
+}
+
+/// Appends the room with its state as it was just after the reader's member event: what comes later is not theirs.
+async fn write(out: &mut Vec<u8>, view: &RoomView<'_>, own: &Arc<StoredEvent>, section: &str) -> Result<(), SyncError> {
+    let store = &view.look.syncs.store;
+    let mut keys: Vec<StateKeyNumber> = Vec::with_capacity(KINDS.len() + 1);
+    for kind in KINDS {
+        keys.extend(store.state_key_number(view.room, kind, "").await?);
+    }
+    keys.extend(store.state_key_number(view.room, "m.room.member", own.event.sender().as_str()).await?);
+    let version = own.header.state_after;
+    let numbers = if version == StateVersion::UNKNOWN {
+        Vec::new()
+    } else {
+        store.state_get_many(view.room, version, &keys).await?
+    };
+    let mut numbers: Vec<EventNumber> = numbers.into_iter().flatten().filter(|number| *number != own.number).collect();
+    numbers.push(own.number);
+    let events = store.events(view.room, &numbers).await?;
+    json::name(out, view.room_id.as_str());
+    out.push(b'{');
+    json::name(out, section);
+    json::push(out, "{\"events\":[");
+    for event in events.iter().flatten() {
+        json::comma(out);
+        out.extend_from_slice(&stripped_json(&event.event));
+    }
+    json::push(out, "]}}");
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! A stretch of a room's timeline, read backwards from its end.
+
+use std::ops::Bound;
+
+use hearth_store::{LoadError, Order, RoomNumber, StateVersion, Store, tables::TimelineRow};
+use hearth_view::{PageToken, RoomEventFilter, delta::Window};
+
+use crate::{
+    SyncError,
+    view::{RoomView, Shown},
+};
+
+/// Events of a timeline without a wish of the client.
+pub(crate) const LIMIT_DEFAULT: usize = 10;
+
+/// The most events of one room's timeline, so that an answer stays within some megabytes for a room.
+pub(crate) const LIMIT_MAX: usize = 500;
+
+/// Rows read at first beyond the limit: the one that shows that there are more, and the one that has the state before.
+const FIRST_ROWS_BEYOND: usize = 2;
+
+/// Rows read at a time by searches that go on: events that a filter or the gate passes over.
+const NEXT_ROWS: usize = 200;
+
+/// Rows that one search goes through before it is given up and the client told to look further by itself.
+const ROWS_MAX: usize = 5_000;
+
+/// The rows of a timeline up to some place, as far as they were read, newest first.
+pub(crate) struct Tape {
+    room: RoomNumber,
+    /// The end.
+    pub(crate) upto: Order,
+    pub(crate) rows: Vec<(Order, TimelineRow)>,
+    /// There are no older rows.
+    is_whole: bool,
+}
+
+impl Tape {
+    /// The newest rows at or before `upto`, enough for a timeline of `limit` events that passes nothing over.
+    pub(crate) async fn read(store: &Store, room: RoomNumber, upto: Order, limit: usize) -> Result<Self, LoadError> {
+        let mut tape = Self { room, upto, rows: Vec::new(), is_whole: false };
+        tape.go_on(store, limit.saturating_add(FIRST_ROWS_BEYOND)).await?;
+        Ok(tape)
+    }
+
+    async fn go_on(&mut self, store: &Store, rows: usize) -> Result<(), LoadError> {
+        let upper = self.rows.last().map_or(Bound::Included(self.upto), |(order, _)| Bound::Excluded(*order));
+        let page = store.timeline(self.room, (Bound::Unbounded, upper), rows, true).await?;
+        self.is_whole = page.len() < rows;
+        self.rows.extend(page);
+        Ok(())
+    }
+
+    /// The state at the tape's end.
+    pub(crate) fn state_now(&self) -> StateVersion {
+        self.rows.first().map_or(StateVersion::EMPTY, |(_, row)| row.state)
+    }
+
+    /// The state after the last event at or before this place.
+    pub(crate) async fn state_at(&self, store: &Store, order: Order) -> Result<StateVersion, LoadError> {
+        match self.rows.iter().find(|(known, _)| *known <= order) {
+            Some((_, row)) => Ok(row.state),
+            None if self.is_whole => Ok(StateVersion::EMPTY),
+            None => store.state_at(self.room, order).await,
+        }
+    }
+}
+
+/// What is told of a timeline.
+pub(crate) struct Timeline {
+    /// Oldest first.
+    pub(crate) events: Vec<Shown>,
+    /// There is more between these events and the last sync.
+    pub(crate) limited: bool,
+    /// Where reading backwards goes on: just before the events.
+    pub(crate) start: PageToken,
+}
+
+impl Timeline {
+    /// Nothing of a timeline up to here.
+    pub(crate) fn none(upto: Order) -> Self {
+        Self { events: Vec::new(), limited: false, start: PageToken { position: upto.position, within: upto.within } }
+    }
+
+    /// The newest events of a tape that are behind `after` and that the reader may see and wants to.
+    pub(crate) async fn gather(
+        view: &mut RoomView<'_>,
+        tape: &mut Tape,
+        after: Option<Order>,
+        filter: &RoomEventFilter,
+    ) -> Result<Self, SyncError> {
+        let mut window = Window::new(filter.events.limit_or(LIMIT_DEFAULT, LIMIT_MAX));
+        let mut from = 0;
+        'search: loop {
+            let rows = tape.rows.get(from..).unwrap_or_default();
+            let fresh = after.map_or(rows.len(), |after| rows.iter().take_while(|(order, _)| *order > after).count());
+            for shown in view.sights(&rows[..fresh], filter).await? {
+                if !window.offer(shown) {
+                    break 'search;
+                }
+            }
+            if fresh < rows.len() || tape.is_whole {
+                break;
+            }
+            if tape.rows.len() >= ROWS_MAX {
+                window.give_up();
+                break;
+            }
+            from = tape.rows.len();
+            tape.go_on(&view.look.syncs.store, NEXT_ROWS).await?;
+        }
+        let (events, limited) = window.close();
+        let start = match events.first() {
+            Some(first) => PageToken::before(first.order.position, first.order.within),
+            None => PageToken { position: tape.upto.position, within: tape.upto.within },
+        };
+        Ok(Self { events, limited, start })
+    }
+
+    /// The place just before the events.
+    pub(crate) const fn start_order(&self) -> Order {
+        Order { position: self.start.position, within: self.start.within }
+    }
+}
