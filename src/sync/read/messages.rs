@@ -36,14 +36,14 @@ pub struct MessagesQuery {
     pub to: Option<PlaceToken>,
     /// Which way.
     pub direction: Direction,
-    /// At most so many events, out of 1 to [`LIMIT_MAX`].
+    /// At most so many events, from 1 to 1,000.
     pub limit: usize,
     /// Only these events.
     pub filter: RoomEventFilter,
 }
 
 /// The longest page. Clients ask for 20 to 100.
-pub const LIMIT_MAX: usize = 1_000;
+pub(super) const LIMIT_MAX: usize = 1_000;
 
 /// Timeline rows that one request looks at. A filter that matches little gets short pages, not a long wait.
 const SCANNED_MAX: usize = 4_000;
