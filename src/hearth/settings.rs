@@ -1,10 +1,12 @@
 //! From the configuration's words to the services' settings.
 
+use hearth_client::ClientSettings;
 use hearth_core::RoomVersion;
 use hearth_edge::{EdgeSettings, LimitRate, LimitSettings};
 use hearth_rooms::RoomsSettings;
 use hearth_server::ServerSettings;
 use hearth_store::StoreSettings;
+use hearth_sync::SyncSettings;
 use hearth_users::{PasswordSettings, Registration, Secret, UserSettings};
 use ruma::ServerName;
 
@@ -17,6 +19,8 @@ pub(crate) fn server(config: &Config) -> Result<ServerSettings, Failure> {
         store: StoreSettings { cache_bytes_max: memory::budget(config).rows },
         users: users(config, UserSettings::new(server_name.clone())),
         rooms: rooms(config)?,
+        syncs: SyncSettings::default(),
+        client: ClientSettings { server_name: server_name.clone() },
         edge: edge(config)?,
         registration_tokens: config.registration.tokens.iter().map(|token| Secret(token.0.clone())).collect(),
         server_name,

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use axum::Router;
 use hearth_client::{ClientSettings, ClientState};
 use hearth_core::SigningKey;
-use hearth_edge::{Edge, EdgeSettings};
+use hearth_edge::{Authenticate, Edge, EdgeSettings};
 use hearth_ports::{Clock, Engine, Entropy};
 use hearth_rooms::{Rooms, RoomsSettings};
 use hearth_store::{OpenError, Store, StoreSettings};
+use hearth_sync::{SyncSettings, Syncs, read::Reads};
 use hearth_users::{RegistrationToken, Secret, UserSettings, Users};
 use ruma::OwnedServerName;
 
@@ -40,6 +41,10 @@ pub struct ServerSettings {
     pub users: UserSettings,
     /// Rooms.
     pub rooms: RoomsSettings,
+    /// Long-polls.
+    pub syncs: SyncSettings,
+    /// The client-server API.
+    pub client: ClientSettings,
     /// The HTTP kit.
     pub edge: EdgeSettings,
     /// Tokens that admit any number of registrations.
@@ -60,6 +65,7 @@ pub enum StartError {
 /// A running server.
 pub struct Server {
     users: Arc<Users>,
+    syncs: Arc<Syncs>,
     router: Router,
     lifecycle: Arc<Lifecycle>,
 }
@@ -68,23 +74,37 @@ impl Server {
     /// Starts the services, lowest first. Must be called within a tokio runtime.
     pub async fn start(settings: ServerSettings, ports: Ports, signing_key: SigningKey) -> Result<Self, StartError> {
         let Ports { engine, clock, entropy } = ports;
-        let ServerSettings { server_name, store, users, rooms, edge, registration_tokens } = settings;
-        let store = Store::open(engine, store).await?;
-        let users = Users::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&entropy), users);
-        for Secret(token) in registration_tokens {
+        let store = Store::open(engine, settings.store).await?;
+        let users = Users::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&entropy), settings.users);
+        for Secret(token) in settings.registration_tokens {
             users.put_registration_token(&RegistrationToken { token, uses: None, expires_ts_ms: None }).await?;
         }
-        let key = Arc::new(signing_key);
-        let rooms = Rooms::new(store, clock, Arc::clone(&entropy), key, server_name.clone(), rooms);
+        let rooms = Rooms::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            Arc::clone(&entropy),
+            Arc::new(signing_key),
+            settings.server_name,
+            settings.rooms,
+        );
+        let reads = Reads::new(Arc::clone(&store), Arc::clone(&users), Arc::clone(&clock));
+        let syncs = Syncs::new(store, Arc::clone(&users), clock, Arc::clone(&entropy), settings.syncs);
 
+        let client = ClientState {
+            users: Arc::clone(&users),
+            rooms,
+            reads,
+            syncs: Arc::clone(&syncs),
+            settings: settings.client,
+        };
         let lifecycle = Arc::new(Lifecycle::default());
-        let client = ClientState { users: Arc::clone(&users), rooms, settings: ClientSettings { server_name } };
-        let router = Edge::new(&edge, Arc::clone(&users) as _, &*entropy)
+        let authenticate: Arc<dyn Authenticate> = users.clone();
+        let router = Edge::new(&settings.edge, authenticate, &*entropy)
             .routes(&Arc::new(client), hearth_client::routes())
             .routes(&lifecycle, health::routes())
             .into_router();
         lifecycle.become_ready();
-        Ok(Self { users, router, lifecycle })
+        Ok(Self { users, syncs, router, lifecycle })
     }
 
     /// Everything that is served over HTTP.
@@ -100,5 +120,6 @@ impl Server {
     /// From now on the server is not ready, and long-polls are answered at once with what there is.
     pub fn stop(&self) {
         self.lifecycle.stop();
+        self.syncs.shut_down();
     }
 }
