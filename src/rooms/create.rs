@@ -180,6 +180,11 @@ impl Rooms {
         if creation.invite.iter().any(|(user, _)| user.server_name() != self.writer.server_name) {
             return Err(CreateError::Remote);
         }
+        if creation.initial_state.iter().any(|given| given.kind == "m.room.member") {
+            // Members are invited: the rest of what an invitation needs would be left out.
+            let reason = Reason::new("members are not set by initial_state, but invited");
+            return Err(CreateError::InvalidState { kind: "m.room.member".to_owned(), reason });
+        }
         let alias = creation.alias_name.as_deref().map(|name| self.alias_named(name, creation.is_admin)).transpose()?;
         let create = create_content(&creation, version);
         let events = first_events(&creation, version, alias.as_deref());

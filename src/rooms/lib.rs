@@ -35,3 +35,6 @@ pub use summary::RoomSummary;
 pub use upgrade::{Upgrade, UpgradeError};
 
 pub use hearth_store::tables::Membership;
+
+#[cfg(test)]
+mod tests;
