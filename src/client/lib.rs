@@ -10,6 +10,7 @@ mod server;
 mod state;
 mod sync;
 
+pub use server::{SupportContact, WellKnown};
 pub use state::{ClientSettings, ClientState};
 
 use hearth_edge::Route;

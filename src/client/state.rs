@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use hearth_core::RoomVersion;
 use hearth_rooms::Rooms;
 use hearth_sync::{Syncs, read::Reads};
 use hearth_users::Users;
 use ruma::OwnedServerName;
+
+use crate::server::WellKnown;
 
 /// What the client-server API needs: three services and what the server is called.
 pub struct ClientState {
@@ -26,4 +29,8 @@ pub struct ClientState {
 pub struct ClientSettings {
     /// The server's name, the part behind the colon of its users' ids.
     pub server_name: OwnedServerName,
+    /// The version of new rooms whose creators ask for none, as capabilities name it.
+    pub default_room_version: RoomVersion,
+    /// The well-known documents.
+    pub well_known: WellKnown,
 }

@@ -153,6 +153,11 @@ impl Users {
         Err(Fault::contended().into())
     }
 
+    /// Hashes a password that an account is to get.
+    pub async fn hash_password(&self, password: &str) -> Result<PasswordHash, PasswordError> {
+        self.passwords.hash(password).await
+    }
+
     /// A name for somebody who did not wish for one.
     pub fn free_localpart(&self) -> Localpart {
         const LETTERS: usize = 12;
@@ -282,6 +287,10 @@ impl Users {
             } else {
                 Vec::new()
             };
+            if !ended.is_empty() {
+                let at = write.position();
+                write.log(at, LogEntry::DeviceList { user: loaded.user });
+            }
             if committed(self.store.commit(write).await)? {
                 self.sessions.remove(&ended);
                 return Ok(());

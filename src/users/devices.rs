@@ -9,7 +9,7 @@ use hearth_store::{
     tables::users::{DeviceRow, TokenHash, device_key, device_of_key, devices_prefix, session_set_key, token_key},
 };
 use quick_cache::sync::Cache;
-use ruma::{OwnedDeviceId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, UserId};
 
 use crate::{
     Fault, Users,
@@ -65,7 +65,7 @@ impl Sightings {
 
 impl Users {
     /// Notes that a device made a request.
-    pub fn saw(&self, user: UserNumber, device_id: &ruma::DeviceId, ip: IpAddr) {
+    pub fn saw(&self, user: UserNumber, device_id: &DeviceId, ip: IpAddr) {
         self.sightings.0.insert((user, device_id.to_owned()), (self.clock.now_ms(), ip));
     }
 
@@ -111,13 +111,9 @@ impl Users {
         self.log_out(user, |device| devices.iter().any(|named| named.as_str() == device)).await
     }
 
-    /// Ends one session: its device goes with it.
-    pub async fn log_out_device(&self, user: UserNumber, device_id: &str) -> Result<(), Fault> {
-        self.log_out(user, |device| device == device_id).await
-    }
-
     /// Ends all sessions of a user.
-    pub async fn log_out_all(&self, user: UserNumber) -> Result<(), Fault> {
+    pub async fn log_out_all(&self, user_id: &UserId) -> Result<(), Fault> {
+        let Some(user) = self.store.user_number(user_id).await? else { return Ok(()) };
         self.log_out(user, |_| true).await
     }
 

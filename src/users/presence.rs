@@ -8,7 +8,7 @@ use std::{
 
 use hearth_store::{UserNumber, tables::Membership};
 use parking_lot::Mutex;
-use ruma::{OwnedUserId, UserId};
+use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use tokio::time::Instant;
 
 use crate::{Fault, Users};
@@ -248,6 +248,18 @@ impl Users {
         };
         let rooms: std::collections::HashSet<_> = joined(self.store.user_rooms(one).await?).collect();
         Ok(joined(self.store.user_rooms(other).await?).any(|room| rooms.contains(&room)))
+    }
+
+    /// The rooms that a user is in, is invited to, or asked to be let into.
+    pub async fn present_rooms(&self, user_id: &UserId) -> Result<Vec<OwnedRoomId>, Fault> {
+        let Some(user) = self.store.user_number(user_id).await? else { return Ok(Vec::new()) };
+        let mut rooms = Vec::new();
+        for (room, row) in self.store.user_rooms(user).await? {
+            if matches!(row.membership, Membership::Join | Membership::Invite | Membership::Knock) {
+                rooms.extend(self.store.room_id(room).await?);
+            }
+        }
+        Ok(rooms)
     }
 
     async fn change_presence(&self, user_id: &UserId, change: impl FnOnce(&mut Entry, Instant) + Send) -> Result<(), Fault> {
