@@ -1,0 +1,227 @@
+//! The executable itself: first start, commands beside a running and a stopped server, drain, copies.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Output, Stdio},
+};
+
+use tempfile::TempDir;
+
+const PASSWORD: &str = "correct horse\n";
+
+/// A server's folder and configuration.
+struct Home {
+    folder: TempDir,
+    address: SocketAddr,
+}
+
+/// A running server; killed if a test fails.
+struct Running {
+    child: Child,
+    log: BufReader<ChildStdout>,
+}
+
+impl Home {
+    fn new() -> Self {
+        let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+        let home = Self { folder: tempfile::tempdir().unwrap(), address: probe.local_addr().unwrap() };
+        home.configure("");
+        home
+    }
+
+    fn configure(&self, more: &str) {
+        let (data, address) = (self.folder.path().join("data"), self.address);
+        let text = format!(
+            "server_name = \"example.org\"\ndata_dir = {data:?}\nlisteners = [{{ bind = \"{address}\" }}]\n\
+             passwords = {{ argon2_memory_kib = 8, argon2_iterations = 1 }}\n{more}"
+        );
+        fs::write(self.config(), text).unwrap();
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("hearth.toml")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hearth"));
+        command.args(arguments).arg("--config").arg(self.config()).stdin(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a command to its end with this input.
+    fn run(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = self.command(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // A command that fails early does not read its input.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    fn start(&self) -> Running {
+        let mut child = self.command(&[]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let log = BufReader::new(child.stdout.take().unwrap());
+        let mut running = Running { child, log };
+        running.wait_for("listening");
+        running
+    }
+
+    /// Status and body of a GET.
+    fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned())
+    }
+}
+
+impl Running {
+    /// Reads the log until a line has these words.
+    fn wait_for(&mut self, words: &str) -> String {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert_ne!(self.log.read_line(&mut line).unwrap(), 0, "the server ended before it said {words:?}");
+            if line.contains(words) {
+                return line;
+            }
+        }
+    }
+
+    fn stop(mut self) -> Option<i32> {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Mostly it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_first_start_makes_what_it_needs_and_says_how_to_go_on() {
+    let home = Home::new();
+    let mut child = home.command(&[]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let log = BufReader::new(child.stdout.take().unwrap());
+    let mut running = Running { child, log };
+    let hint = running.wait_for("there are no accounts yet");
+    assert!(hint.contains("hearth user create --config"), "{hint}");
+    running.wait_for("listening");
+    assert!(home.folder.path().join("data/signing.key").is_file());
+    assert_eq!(home.get("/ready").0, 200);
+    assert_eq!(home.get("/_matrix/client/v3/nothing").0, 404);
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
+fn accounts_are_made_beside_a_running_server_and_without_one() {
+    let home = Home::new();
+    let running = home.start();
+    let made = home.run(&["user", "create", "--admin", "alice"], PASSWORD);
+    assert_eq!(text(&made), "made @alice:example.org, an administrator\n");
+    assert_eq!(running.stop(), Some(0));
+
+    assert_eq!(text(&home.run(&["user", "create", "@bob:example.org"], PASSWORD)), "made @bob:example.org\n");
+    let again = home.run(&["user", "create", "bob"], PASSWORD);
+    assert!(!again.status.success() && text(&again).contains("taken"), "{}", text(&again));
+    for wrong in ["Ünknown", "@carol:elsewhere.org", ""] {
+        assert!(!home.run(&["user", "create", wrong], PASSWORD).status.success(), "{wrong}");
+    }
+    assert!(!home.run(&["user", "create", "carol"], "\n").status.success(), "an empty password");
+    let running = home.start();
+    let list = text(&home.run(&["user", "list"], ""));
+    assert_eq!(list, "@alice:example.org (administrator)\n@bob:example.org\n");
+    assert!(home.run(&["user", "reset-password", "bob"], PASSWORD).status.success());
+    assert!(!home.run(&["user", "reset-password", "nobody"], PASSWORD).status.success());
+    drop(running);
+}
+
+#[test]
+fn a_copy_of_a_running_server_is_a_server() {
+    let (home, other) = (Home::new(), Home::new());
+    let running = home.start();
+    assert!(home.run(&["user", "create", "alice"], PASSWORD).status.success());
+    let folder = home.folder.path().join("copy");
+    let folder = folder.to_str().unwrap();
+    let backup = home.run(&["backup", folder], "");
+    assert!(backup.status.success(), "{}", text(&backup));
+    assert!(!home.run(&["backup", folder], "").status.success(), "a backup is never written over");
+    assert!(home.run(&["user", "create", "bob"], PASSWORD).status.success());
+    assert_eq!(running.stop(), Some(0));
+
+    let restored = other.run(&["restore", folder], "");
+    assert!(restored.status.success(), "{}", text(&restored));
+    assert!(!other.run(&["restore", folder], "").status.success(), "data is never written over");
+    assert_eq!(text(&other.run(&["user", "list"], "")), "@alice:example.org\n");
+    let key = |home: &Home| fs::read_to_string(home.folder.path().join("data/signing.key")).unwrap();
+    assert_eq!(key(&home), key(&other));
+}
+
+#[test]
+fn data_belongs_to_one_name_and_one_process() {
+    let home = Home::new();
+    let running = home.start();
+    let second = home.command(&[]).stdout(Stdio::piped()).output().unwrap();
+    assert!(!second.status.success() && text(&second).contains("in use"), "{}", text(&second));
+    drop(running);
+    let config = fs::read_to_string(home.config()).unwrap().replace("example.org", "example.com");
+    fs::write(home.config(), config).unwrap();
+    let renamed = home.command(&[]).stdout(Stdio::piped()).output().unwrap();
+    assert!(!renamed.status.success() && text(&renamed).contains("example.org"), "{}", text(&renamed));
+}
+
+#[test]
+fn a_client_that_dawdles_does_not_hold_up_the_end() {
+    let home = Home::new();
+    let running = home.start();
+    let mut half = TcpStream::connect(home.address).unwrap();
+    half.write_all(b"GET /health HTTP/1.1\r\nHost:").unwrap();
+    let mut idle = TcpStream::connect(home.address).unwrap();
+    idle.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
+fn metrics_have_a_listener_of_their_own() {
+    let home = Home::new();
+    let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+    let metrics = Home { folder: tempfile::tempdir().unwrap(), address: probe.local_addr().unwrap() };
+    drop(probe);
+    home.configure(&format!("metrics = {{ bind = \"{}\" }}\n", metrics.address));
+    let running = home.start();
+    assert_eq!(home.get("/metrics").0, 404);
+    assert_eq!(home.get("/health").0, 200);
+    let (status, page) = metrics.get("/metrics");
+    assert_eq!(status, 200);
+    assert!(page.contains("hearth_http_requests_total{route=\"GET /health\",status=\"200\"} 1"), "{page}");
+    assert!(page.contains("hearth_http_request_duration_seconds_bucket"), "{page}");
+    drop(running);
+}
+
+#[test]
+fn a_wrong_configuration_ends_at_once_with_its_line() {
+    let home = Home::new();
+    home.configure("registratoin = {}\n");
+    let output = home.command(&["check-config"]).stdout(Stdio::piped()).output().unwrap();
+    assert!(!output.status.success());
+    let text = text(&output);
+    assert!(text.contains("line 5") && text.contains("did you mean `registration`?"), "{text}");
+    let missing = Path::new("/nonexistent/hearth.toml");
+    let output = Command::new(env!("CARGO_BIN_EXE_hearth")).arg("--config").arg(missing).output().unwrap();
+    assert!(!output.status.success());
+}
