@@ -35,7 +35,7 @@ impl Weight for AuthBlock {
 }
 
 impl AuthBlock {
-    fn auths(&self, event: u32) -> &[u32] {
+    pub(crate) fn auths(&self, event: u32) -> &[u32] {
         let at = (event % AUTH_BLOCK) as usize;
         let Some(end) = self.ends.get(at) else { return &[] };
         let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
@@ -120,7 +120,12 @@ impl Store {
     }
 
     /// A block that is complete up to an event which is known to be stored.
-    async fn auth_block(&self, room: RoomNumber, block: u32, highest: u32) -> Result<Arc<AuthBlock>, LoadError> {
+    pub(crate) async fn auth_block(
+        &self,
+        room: RoomNumber,
+        block: u32,
+        highest: u32,
+    ) -> Result<Arc<AuthBlock>, LoadError> {
         if let Some(known) = self.caches.auth_blocks.get(&(room, block)).filter(|known| known.up_to >= highest) {
             return Ok(known);
         }
@@ -162,12 +167,12 @@ fn corrupt(reason: &str) -> Corrupt {
 
 /// A set of event numbers.
 #[derive(Clone, Debug, Default)]
-struct Bits(Vec<u64>);
+pub(crate) struct Bits(Vec<u64>);
 
 const WORDS_OF_BLOCK: usize = (AUTH_BLOCK / 64) as usize;
 
 impl Bits {
-    fn insert(&mut self, number: u32) {
+    pub(crate) fn insert(&mut self, number: u32) {
         let word = (number / 64) as usize;
         if word >= self.0.len() {
             self.0.resize(word + 1, 0);
@@ -175,7 +180,7 @@ impl Bits {
         self.0[word] |= 1 << (number % 64);
     }
 
-    fn contains(&self, number: u32) -> bool {
+    pub(crate) fn contains(&self, number: u32) -> bool {
         self.0.get((number / 64) as usize).is_some_and(|word| word >> (number % 64) & 1 == 1)
     }
 

@@ -9,6 +9,7 @@ mod cache;
 mod codec;
 mod current;
 mod events;
+pub mod fsck;
 mod identifiers;
 mod keys;
 mod live;

@@ -7,6 +7,7 @@
 //! are cached without a thought. [`StateBuilder`] makes new versions.
 
 mod builder;
+mod check;
 mod node;
 
 use std::collections::HashMap;
@@ -16,6 +17,8 @@ use bytes::Bytes;
 use hearth_ports::{Key, Table};
 
 pub use builder::StateBuilder;
+pub(crate) use builder::pair_hash;
+pub(crate) use check::Levels;
 pub(crate) use node::Chunk;
 
 use crate::{

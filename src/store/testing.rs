@@ -130,7 +130,7 @@ impl TestRoom {
         member: Option<(crate::UserNumber, tables::Membership)>,
     ) -> EventNumber {
         let (room, number, at) = (self.number, head.next_event, write.position());
-        let event_id = format!("$event{}", number.0);
+        let (event_id, json) = event(&self.id, kind, state_key, number);
         let state_before = head.state;
         let mut auths = Vec::new();
         if let Some(state_key) = state_key {
@@ -153,7 +153,7 @@ impl TestRoom {
             redacts: None,
             sent_by: None,
         };
-        put_event(&mut write, room, number, &header, event_json(kind, state_key, number).as_bytes(), Some(at));
+        put_event(&mut write, room, number, &header, json.as_bytes(), Some(at));
         let row = TimelineRow { event: Some(number), state: head.state };
         let key = timeline_key(room, Order { position: 0, within: u32::MAX });
         write.put_filled(Table::Tl, key, crate::encode(&row), Some((TIMELINE_POSITION_OFFSET, at)), &[]);
@@ -192,6 +192,15 @@ impl TestRoom {
             membership: member.map(|((_, membership), _)| membership),
             user: member.map(|((user, _), _)| user),
         };
+        let before = wait(self.store.current_state_row(room, kind, state_key)).expect("memory reads");
+        let is = |row: Option<tables::CurrentStateRow>, membership| {
+            u32::from(row.is_some_and(|row| row.membership == Some(membership)))
+        };
+        for (membership, count) in
+            [(tables::Membership::Join, &mut head.joined), (tables::Membership::Invite, &mut head.invited)]
+        {
+            *count = *count + is(Some(row), membership) - is(before, membership);
+        }
         write.put(Table::Rm, tables::current_state_key(room, kind, state_key), &row);
         if let Some(((user, membership), at)) = member {
             let row = tables::MembershipRow {
@@ -207,18 +216,18 @@ impl TestRoom {
     }
 }
 
-/// An event as it would be stored.
-pub(crate) fn event_json(kind: &str, state_key: Option<&str>, number: EventNumber) -> String {
+/// An event as it would be stored: its id and its JSON.
+pub(crate) fn event(room_id: &RoomId, kind: &str, state_key: Option<&str>, number: EventNumber) -> (String, String) {
     let mut event = serde_json::json!({
         "auth_events": [], "content": { "n": number.0 }, "depth": number.0, "origin_server_ts": 1, "prev_events": [],
-        "sender": "@a:b.c", "type": kind,
+        "room_id": room_id, "sender": "@a:b.c", "type": kind,
     });
     if let Some(state_key) = state_key {
         event["state_key"] = state_key.into();
     }
     let json = event.to_string();
-    let id = EventId::parse(format!("$event{}", number.0)).expect("an event id");
-    let room_id = <&RoomId>::try_from("!r:b.c").expect("a room id").to_owned();
-    Event::parse_stored(RoomVersion::V11, id, room_id, json.clone().into()).expect("an event that can be stored");
-    json
+    let id = EventId::parse("$unknown").expect("an event id");
+    let event = Event::parse_stored(RoomVersion::V11, id, room_id.to_owned(), json.clone().into());
+    let hash = event.expect("an event that can be stored").reference_hash();
+    (format!("${}", hash.replace('+', "-").replace('/', "_")), json)
 }

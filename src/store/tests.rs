@@ -89,8 +89,8 @@ fn events_are_found_by_number_and_by_id() {
             ("m.room.message", u32::MAX, true)
         );
         assert_eq!(event.event.room_id(), &*room.id);
-        let id = EventId::parse("$event2").expect("an event id");
-        let by_id = wait(store.event_by_id(room.number, &id)).expect("it reads").expect("it is there");
+        let by_id =
+            wait(store.event_by_id(room.number, event.event.event_id())).expect("it reads").expect("it is there");
         assert!(std::sync::Arc::ptr_eq(&event, &by_id), "it is read once");
         assert!(std::str::from_utf8(event.client_json()).expect("JSON is text").contains("\"room_id\":\"!r:b.c\""));
         assert!(!std::str::from_utf8(event.client_json_in_room()).expect("JSON is text").contains("room_id"));
@@ -111,7 +111,7 @@ fn a_rewritten_event_is_read_anew() {
     let before = wait(store.event(room.number, message)).expect("it reads").expect("it is there");
     let mut header = before.header.clone();
     header.flags = header.flags.with(EventFlags::REDACTED);
-    let json = crate::testing::event_json("m.room.redacted", None, message);
+    let (_, json) = crate::testing::event(&room.id, "m.room.redacted", None, message);
     let mut write = Write::new(room.number.partition());
     write.rewrite_event(room.number, message, &header, json.as_bytes());
     wait(store.commit(write)).expect("nothing stands against this commit");

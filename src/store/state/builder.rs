@@ -299,7 +299,7 @@ impl Rebuild<'_> {
 }
 
 /// What a pair with its event adds to a state's hash.
-pub(super) fn pair_hash(state_key: StateKeyNumber, event: EventNumber) -> u128 {
+pub(crate) fn pair_hash(state_key: StateKeyNumber, event: EventNumber) -> u128 {
     let mut input = [0; 8];
     input[..4].copy_from_slice(&state_key.0.to_be_bytes());
     input[4..].copy_from_slice(&event.0.to_be_bytes());

@@ -105,6 +105,11 @@ impl Chunk {
         Ok(Self { header, nodes: Bytes::copy_from_slice(input.0), ends: ends.into() })
     }
 
+    /// How many nodes it holds.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
     pub(super) fn leaf(&self, at: NodeAt) -> Result<Leaf, Corrupt> {
         let mut input = Input(self.node(at)?);
         let (taken, base) = (input.taken()?, input.varint()?);

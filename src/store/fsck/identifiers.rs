@@ -1,0 +1,149 @@
+//! Rows that are found from outside a room: the index of events, the names of users and rooms, memberships.
+
+use hearth_ports::{Key, KeyRange, Table, Unavailable};
+
+use super::{
+    Pages, Report,
+    events::{has_id, index_parts},
+    loaded, read,
+};
+use crate::{
+    EventNumber, RoomNumber, Store, UserNumber,
+    codec::{read_u32, read_u64},
+    key,
+    tables::{
+        CurrentStateRow, Head, MembershipRow, RoomIdRow, UserIdRow, current_state_key, event_key, head_key,
+        room_name_key, user_name_key,
+    },
+};
+
+type Counted<'a> = &'a mut dyn FnMut(&mut Report, usize);
+
+/// Every id of an event leads to an event of this id.
+pub(super) async fn check_events(store: &Store, report: &mut Report, counted: Counted<'_>) -> Result<(), Unavailable> {
+    let mut pages = Pages::new(Table::Ix, KeyRange::prefix(key(b'e').build()));
+    while let Some(page) = pages.next(store).await? {
+        let mut wanted = Vec::with_capacity(page.len());
+        for row in &page {
+            match (index_parts(&row.key), read_u32("event number", &row.value)) {
+                (Some((hash, room)), Ok(number)) => wanted.push((hash, RoomNumber(room), EventNumber(number))),
+                (None, _) => report.add("a key of the index of events does not read".to_owned()),
+                (_, Err(error)) => report.add(format!("the index of events: {error}")),
+            }
+        }
+        let keys: Vec<Key> = wanted.iter().map(|(_, room, number)| event_key(*room, *number)).collect();
+        let rows = store.engine().multi_get(Table::Ev, &keys).await?;
+        for ((hash, room, number), row) in wanted.into_iter().zip(rows) {
+            if !row.is_some_and(|row| has_id(&row, hash)) {
+                let (room, number) = (room.0, number.0);
+                report.add(format!(
+                    "room number {room:016x}: an id leads to event {number}, which has another or is not there"
+                ));
+            }
+        }
+        counted(report, page.len());
+    }
+    Ok(())
+}
+
+/// Ids and numbers of rooms and users name each other.
+pub(super) async fn check_names(store: &Store, report: &mut Report, counted: Counted<'_>) -> Result<(), Unavailable> {
+    for (kind, what) in [(b'r', "room"), (b'n', "user")] {
+        let mut pages = Pages::new(Table::Ix, KeyRange::prefix(key(kind).build()));
+        while let Some(page) = pages.next(store).await? {
+            for row in &page {
+                let name = String::from_utf8_lossy(row.key.get(1..).unwrap_or_default()).into_owned();
+                let number = match read_u64("number", &row.value) {
+                    Ok(number) => number,
+                    Err(error) => {
+                        report.add(format!("{what} {name:?}: {error}"));
+                        continue;
+                    }
+                };
+                let back = match kind {
+                    b'r' => {
+                        named(store.get::<RoomIdRow>(Table::Ix, &room_name_key(RoomNumber(number))).await, |row| {
+                            row.room_id
+                        })?
+                    }
+                    _ => named(store.get::<UserIdRow>(Table::Ix, &user_name_key(UserNumber(number))).await, |row| {
+                        row.user_id
+                    })?,
+                };
+                // Of very long ids the key has a hash.
+                let is_hash = row.key.get(1) == Some(&0);
+                if back.as_ref().is_none_or(|back| *back != name && !is_hash) {
+                    report.add(format!("{what} {name:?} has a number that is not its own"));
+                }
+            }
+            counted(report, page.len());
+        }
+    }
+    Ok(())
+}
+
+fn named<R>(
+    row: Result<Option<R>, crate::LoadError>,
+    name: impl Fn(R) -> String,
+) -> Result<Option<String>, Unavailable> {
+    Ok(loaded(row)?.ok().flatten().map(name))
+}
+
+/// Every membership is that of the room's current state.
+pub(super) async fn check_memberships(
+    store: &Store,
+    report: &mut Report,
+    counted: Counted<'_>,
+) -> Result<(), Unavailable> {
+    let mut pages = Pages::new(Table::Rm, KeyRange::prefix(key(b'U').build()));
+    while let Some(page) = pages.next(store).await? {
+        for row in &page {
+            let number = |from: usize| row.key.get(from..from + 8).and_then(|bytes| read_u64("", bytes).ok());
+            let (Some(user), Some(room)) = (number(1).map(UserNumber), number(9).map(RoomNumber)) else {
+                report.add("the key of a membership does not read".to_owned());
+                continue;
+            };
+            if check_membership(store, user, room, &row.value).await?.is_none() {
+                continue;
+            }
+            // The room may have changed between the two reads: look once more.
+            let Some(value) = store.engine().get(Table::Rm, &row.key).await? else { continue };
+            if let Some(problem) = check_membership(store, user, room, &value).await? {
+                report.add(format!("room number {:016x}: {problem}", room.0));
+            }
+        }
+        counted(report, page.len());
+    }
+    Ok(())
+}
+
+async fn check_membership(
+    store: &Store,
+    user: UserNumber,
+    room: RoomNumber,
+    row: &[u8],
+) -> Result<Option<String>, Unavailable> {
+    let membership: MembershipRow = match read(row) {
+        Ok(membership) => membership,
+        Err(problem) => return Ok(Some(problem)),
+    };
+    let Ok(Some(user_id)) = loaded(store.user_id(user).await)? else {
+        return Ok(Some(format!("the membership of user number {:016x}, who has no id", user.0)));
+    };
+    let Ok(Some(head)) = loaded(store.get::<Head>(Table::Rm, &head_key(room)).await)? else {
+        return Ok(Some(format!("the membership of {user_id} is of a room without a head")));
+    };
+    if head.purged || head.loading {
+        return Ok(None);
+    }
+    let key = current_state_key(room, "m.room.member", user_id.as_str());
+    let Ok(current) = loaded(store.get::<CurrentStateRow>(Table::Rm, &key).await)? else {
+        // Told where the current state is looked at.
+        return Ok(None);
+    };
+    let same = current.is_some_and(|current| {
+        (current.event, current.membership, current.user)
+            == (Some(membership.event), Some(membership.membership), Some(user))
+    });
+    Ok((!same).then(|| format!("the membership of {user_id} is not that of the room's state")))
+}
