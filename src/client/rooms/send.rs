@@ -41,6 +41,6 @@ async fn send(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
 
 /// The transaction of a request's device.
 pub(super) fn transaction(call: &Call, id: &str) -> TransactionId {
-    let device = call.requester().device().map(ToString::to_string).unwrap_or_default();
+    let device = call.requester().device_id().to_string();
     TransactionId { device, id: id.to_owned() }
 }

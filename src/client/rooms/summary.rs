@@ -15,7 +15,7 @@ pub(super) fn route() -> Route<ClientState> {
 /// A room as it looks to somebody who may join it.
 async fn summary(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
     let room_id = room_named(&state, call.path("room_id_or_alias")?).await?;
-    let user = call.optional_requester().map(|requester| requester.user());
+    let user = call.optional_requester().map(|requester| requester.user_id());
     let (summary, membership) = state.rooms.summary_for(user, &room_id).await.map_err(read_error)?;
     let mut answer = room_summary(&summary);
     if let Some(membership) = membership {
