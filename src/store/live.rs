@@ -72,7 +72,8 @@ struct Lane {
 /// A user in a room's list.
 struct Active {
     core: Arc<Core>,
-    slot: u32,
+    /// Where the room was in the user's list when it was joined: it mostly is there still.
+    place: u32,
 }
 
 struct Attached {
@@ -293,8 +294,8 @@ impl Live {
 
     fn raise_room(&self, room: RoomNumber, position: Position, woken: &mut Vec<Arc<Core>>) {
         let rooms = self.rooms_of(room).lock();
-        for Active { core, slot } in rooms.get(&room).into_iter().flatten() {
-            core.raise_slot(*slot, room.partition(), position);
+        for Active { core, place } in rooms.get(&room).into_iter().flatten() {
+            core.raise_joined(room, *place, position);
             woken.push(core.clone());
         }
     }
@@ -316,13 +317,13 @@ impl Live {
     /// Notes a membership and, accordingly, whether the room's commits reach the user.
     fn set_membership(&self, core: &Arc<Core>, room: RoomNumber, membership: Membership, position: Position) {
         let mut rooms = self.rooms_of(room).lock();
-        let (slot, joined) = core.set_membership(room, membership, position);
+        let (place, joined) = core.set_membership(room, membership, position);
         let active = rooms.entry(room).or_default();
         let found = active.binary_search_by_key(&core.user, |active| active.core.user);
         match found {
-            Ok(at) if joined => active[at] = Active { core: core.clone(), slot },
+            Ok(at) if joined => active[at] = Active { core: core.clone(), place },
             Ok(at) => drop(active.remove(at)),
-            Err(at) if joined => active.insert(at, Active { core: core.clone(), slot }),
+            Err(at) if joined => active.insert(at, Active { core: core.clone(), place }),
             Err(_) => {}
         }
         if active.is_empty() {

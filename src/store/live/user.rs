@@ -1,11 +1,8 @@
 //! What is known in memory of an active user.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use hearth_ports::{Partition, Position};
@@ -36,7 +33,7 @@ impl UserLive {
     /// room account data. Rooms that the user left are there until `since` has passed the leaving.
     pub fn rooms_since(&self, since: &Positions) -> Vec<RoomNumber> {
         let rooms = self.core.rooms.read();
-        let slots = rooms.slots.iter();
+        let slots = rooms.iter();
         if let Some(Position(since)) = since.single() {
             return slots.filter(|slot| slot.last() > since || slot.own() > since).map(|slot| slot.room).collect();
         }
@@ -52,9 +49,9 @@ impl UserLive {
         self.core.own.load(Ordering::Acquire) > since.at(self.core.user.partition()).0
     }
 
-    /// The rooms that the user is or was in, but for forgotten ones, in no order.
+    /// The rooms that the user is or was in, but for forgotten ones, by number.
     pub fn rooms(&self) -> Vec<(RoomNumber, Membership)> {
-        self.core.rooms.read().slots.iter().map(|slot| (slot.room, slot.membership)).collect()
+        self.core.rooms.read().iter().map(|slot| (slot.room, slot.membership)).collect()
     }
 
     /// Resolves at the next change or nudge after this call: call it, look, then await it.
@@ -70,16 +67,10 @@ pub(super) struct Core {
     newest: Newest,
     /// The last position of the user's own partition that concerns the user alone.
     own: AtomicU64,
-    /// Guards which rooms there are; positions rise under the read lock.
-    rooms: RwLock<Rooms>,
+    /// By room. Guards which rooms there are; positions rise under the read lock.
+    rooms: RwLock<Vec<Slot>>,
     pub(super) notify: Arc<Notify>,
     loaded: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Rooms {
-    slots: Vec<Slot>,
-    index: HashMap<RoomNumber, u32>,
 }
 
 #[derive(Debug)]
@@ -121,6 +112,7 @@ impl Core {
     }
 
     pub(super) fn set_loaded(&self) {
+        self.rooms.write().shrink_to_fit();
         self.loaded.store(true, Ordering::Release);
     }
 
@@ -133,39 +125,36 @@ impl Core {
         self.newest.raise(self.user.partition(), position);
     }
 
-    /// Something is new in a room that has this slot.
-    pub(super) fn raise_slot(&self, slot: u32, partition: Partition, position: Position) {
-        if let Some(slot) = self.rooms.read().slots.get(slot as usize) {
+    /// Something is new in a room that is, or was once, at this place of the list.
+    pub(super) fn raise_joined(&self, room: RoomNumber, place: u32, position: Position) {
+        let rooms = self.rooms.read();
+        if let Some(slot) = rooms.get(place as usize).filter(|slot| slot.room == room).or_else(|| find(&rooms, room)) {
             slot.last.fetch_max(position.0, Ordering::Relaxed);
         }
-        self.newest.raise(partition, position);
+        drop(rooms);
+        self.newest.raise(room.partition(), position);
     }
 
     /// Something is new in a room, or in the user's account data of it, if the room is known.
     pub(super) fn raise_room(&self, room: RoomNumber, position: Position, own: bool) {
         let rooms = self.rooms.read();
-        if let Some(slot) = rooms.index.get(&room).and_then(|slot| rooms.slots.get(*slot as usize)) {
+        if let Some(slot) = find(&rooms, room) {
             let place = if own { &slot.own } else { &slot.last };
             place.fetch_max(position.0, Ordering::Relaxed);
         }
+        drop(rooms);
         self.newest.raise(if own { self.user.partition() } else { room.partition() }, position);
     }
 
-    /// Notes a membership unless a later one is known. Returns the room's slot and whether the user is joined.
+    /// Notes a membership unless a later one is known. Returns the room's place, and whether the user is joined.
     pub(super) fn set_membership(&self, room: RoomNumber, to: Membership, position: Position) -> (u32, bool) {
         let mut rooms = self.rooms.write();
-        let Rooms { slots, index } = &mut *rooms;
-        let at = *index.entry(room).or_insert_with(|| {
-            slots.push(Slot {
-                room,
-                last: AtomicU64::new(0),
-                own: AtomicU64::new(0),
-                membership: to,
-                member_position: position.0,
-            });
-            u32::try_from(slots.len() - 1).expect("users are in fewer than 2^32 rooms")
+        let place = rooms.binary_search_by_key(&room, |slot| slot.room).unwrap_or_else(|place| {
+            let (last, own) = (AtomicU64::new(0), AtomicU64::new(0));
+            rooms.insert(place, Slot { room, last, own, membership: to, member_position: position.0 });
+            place
         });
-        let slot = &mut slots[at as usize];
+        let slot = &mut rooms[place];
         slot.last.fetch_max(position.0, Ordering::Relaxed);
         if position.0 >= slot.member_position {
             (slot.membership, slot.member_position) = (to, position.0);
@@ -173,8 +162,12 @@ impl Core {
         let joined = slot.membership == Membership::Join;
         drop(rooms);
         self.newest.raise(room.partition(), position);
-        (at, joined)
+        (u32::try_from(place).expect("users are in fewer than 2^32 rooms"), joined)
     }
+}
+
+fn find(rooms: &[Slot], room: RoomNumber) -> Option<&Slot> {
+    rooms.get(rooms.binary_search_by_key(&room, |slot| slot.room).ok()?)
 }
 
 /// The last positions of all that a user is told about.
