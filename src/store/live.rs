@@ -66,7 +66,15 @@ struct Lane {
     /// Everything up to here is applied.
     position: AtomicU64,
     /// Held while commits are applied.
-    applying: Mutex<()>,
+    applying: Mutex<Applying>,
+}
+
+#[derive(Default)]
+struct Applying {
+    /// Something was committed that was not applied: until the log was read, nothing else is.
+    behind: bool,
+    /// The last commit that was therefore not applied.
+    skipped: Position,
 }
 
 /// A user in a room's list.
@@ -168,7 +176,9 @@ impl Live {
 
     /// Lets go of users whom nobody has held for [`IDLE_MS`]. To be called about once a minute.
     pub fn sweep(&self, now_ms: u64) {
-        let crowded = self.active_users_count() > IDLE_USERS_MAX;
+        let active = self.active_users_count();
+        metrics::gauge!("hearth_live_users").set(active as f64);
+        let crowded = active > IDLE_USERS_MAX;
         for users in &self.users {
             let mut gone = Vec::new();
             users.lock().retain(|_, attached| {
@@ -201,7 +211,7 @@ impl Live {
         }
     }
 
-    /// Applies a commit, unless there is a gap before it: then the log must be read.
+    /// Applies a commit, unless something before it is missing: then the log must be read.
     pub(crate) fn apply_commit(
         &self,
         partition: Partition,
@@ -210,9 +220,13 @@ impl Live {
         sharers: &[Sharers],
     ) {
         let lane = self.lane(partition);
-        let applying = lane.applying.lock();
+        let mut applying = lane.applying.lock();
         let known = lane.position();
-        if committed.last <= known || committed.prev > known {
+        if committed.last <= known {
+            return;
+        }
+        if applying.behind || committed.prev > known {
+            *applying = Applying { behind: true, skipped: committed.last.max(applying.skipped) };
             return;
         }
         let mut woken = Vec::new();
@@ -225,16 +239,23 @@ impl Live {
         wake(woken);
     }
 
+    /// Whether the log must be read before commits of a partition are known here again.
+    pub(crate) fn is_behind(&self, partition: Partition) -> bool {
+        self.lane(partition).applying.lock().behind
+    }
+
     /// Applies what the log has after what is known, complete up to `up_to`, by rising position.
     pub(crate) fn apply_log(&self, partition: Partition, entries: &[(Partition, Position, LogEntry)], up_to: Position) {
         let lane = self.lane(partition);
-        let applying = lane.applying.lock();
+        let mut applying = lane.applying.lock();
         let known = lane.position();
         let mut woken = Vec::new();
         for (partition, position, entry) in entries.iter().filter(|(_, position, _)| *position > known) {
             self.apply(*partition, *position, entry, &[], &mut woken);
         }
         lane.position.fetch_max(up_to.0, Ordering::Release);
+        // What was skipped meanwhile must be read first.
+        applying.behind = applying.skipped > lane.position();
         drop(applying);
         wake(woken);
     }

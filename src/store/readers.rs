@@ -99,18 +99,23 @@ impl Store {
     /// Brings what is known in memory up to the engine's heads. Commits do it by themselves; this is for commits whose
     /// outcome was not known and for those of other nodes, to be called about twice a second where there are any.
     pub async fn catch_up(&self) -> Result<(), LoadError> {
-        let heads = Positions::from(&self.engine.heads().await?);
+        let heads = self.engine.heads().await?;
         let known = self.live.positions();
-        if known.covers(&heads) {
+        let is_behind = |partition: &Partition| {
+            self.live.is_behind(*partition) || known.at(*partition) < heads.0[usize::from(partition.index())]
+        };
+        if !partitions().any(|partition| is_behind(&partition)) {
             return Ok(());
         }
+        metrics::counter!("hearth_live_catch_ups_total").increment(1);
         let mut all = Vec::new();
         for partition in partitions() {
-            let (from, up_to) = (known.at(partition), heads.at(partition));
-            if from >= up_to {
-                continue;
-            }
-            let reached = self.read_partition_log(partition, from, up_to, CATCH_UP_ENTRIES, &mut all).await?;
+            let (from, up_to) = (known.at(partition), heads.0[usize::from(partition.index())]);
+            let reached = if from < up_to {
+                self.read_partition_log(partition, from, up_to, CATCH_UP_ENTRIES, &mut all).await?
+            } else {
+                from
+            };
             if !self.live.single_counter() {
                 self.live.apply_log(partition, &all, reached);
                 all.clear();
@@ -120,8 +125,8 @@ impl Store {
         }
         if self.live.single_counter() {
             all.sort_by_key(|(_, position, _)| *position);
-            let partition = Partition::of(0);
-            self.live.apply_log(partition, &all, heads.at(partition));
+            let up_to = heads.0.into_iter().max().unwrap_or_default();
+            self.live.apply_log(Partition::of(0), &all, up_to);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_channel::oneshot;
-use hearth_ports::{CommitError, Committed, Done, Engine, Entry, Key, KeyRange, Page, Table, Unavailable};
+use hearth_ports::{CommitError, Committed, Done, Engine, Entry, Key, KeyRange, Page, Partition, Table, Unavailable};
 
 use crate::{
     Corrupt, LogEntry, Row, UserNumber, Write,
@@ -20,6 +20,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 
 /// Rows read at once by scans that go on to the end of their range.
 const SCAN_ROWS: usize = 1_000;
+
+/// So often a commit reads the log because others were committed meanwhile; who comes last reads for all.
+const CATCH_UPS_MAX: usize = 4;
 
 /// How the store is set up.
 #[derive(Clone, Copy, Debug)]
@@ -156,13 +159,8 @@ impl Store {
         // The receiver is gone only if the caller was dropped; the commit stands either way.
         self.submit_with(write, sharers, Box::new(move |result| drop(sender.send(result))));
         let result = receiver.await.unwrap_or_else(|_| Err(Unavailable("the engine stopped".to_owned()).into()));
-        let lags = match &result {
-            Ok(committed) => self.live.position(partition) < committed.last,
-            Err(CommitError::Unavailable(_)) => true,
-            Err(CommitError::Conflict | CommitError::Malformed(_)) => false,
-        };
-        if lags && let Err(error) = self.catch_up().await {
-            tracing::warn!(%error, "commits of uncertain outcome wait to be shown");
+        if self.live.is_behind(partition) || matches!(result, Err(CommitError::Unavailable(_))) {
+            self.catch_up_with(partition).await;
         }
         result
     }
@@ -189,6 +187,19 @@ impl Store {
             done(result);
         });
         self.engine.submit(batch, done);
+    }
+
+    /// Reads the log until nothing of a partition is missing in memory.
+    async fn catch_up_with(&self, partition: Partition) {
+        for _ in 0..CATCH_UPS_MAX {
+            if let Err(error) = self.catch_up().await {
+                tracing::warn!(%error, "commits of uncertain outcome wait to be shown");
+                return;
+            }
+            if !self.live.is_behind(partition) {
+                return;
+            }
+        }
     }
 
     /// Who is told of the changes of device lists in this batch.

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hearth_core::{Event, RoomVersion};
 use hearth_ports::{
-    Batch, BoxFuture, Done, Engine, Entry, Heads, Key, KeyRange, Page, Partition, Table, Unavailable, mem::MemEngine,
+    Batch, BoxFuture, CommitError, Committed, Done, Engine, Entry, Heads, Key, KeyRange, Page, Partition, Position,
+    Table, Unavailable, mem::MemEngine,
 };
+use parking_lot::Mutex;
 use ruma::{EventId, RoomId};
 
 use crate::{
@@ -36,12 +38,23 @@ pub(crate) fn open(engine: Arc<dyn Engine>) -> Arc<Store> {
     wait(Store::open(engine, StoreSettings::default())).expect("an engine of ours opens")
 }
 
-/// The in-memory engine with one counter for all partitions: it takes all batches for one partition's.
-pub(crate) struct OneCounter(pub(crate) Arc<MemEngine>);
+/// The in-memory engine with one counter for all partitions: it takes all batches for one partition's. As in the engine
+/// on RocksDB, a commit's `prev` is the last position of its own partition.
+pub(crate) struct OneCounter {
+    engine: Arc<MemEngine>,
+    heads: Arc<Mutex<[Position; Partition::COUNT]>>,
+}
+
+impl OneCounter {
+    pub(crate) fn new(engine: Arc<MemEngine>) -> Self {
+        let heads = wait(engine.heads()).expect("memory reads").0[0];
+        Self { engine, heads: Arc::new(Mutex::new([heads; Partition::COUNT])) }
+    }
+}
 
 impl Engine for OneCounter {
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, Unavailable>> {
-        self.0.get(table, key)
+        self.engine.get(table, key)
     }
 
     fn multi_get<'a>(
@@ -49,19 +62,27 @@ impl Engine for OneCounter {
         table: Table,
         keys: &'a [Key],
     ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, Unavailable>> {
-        self.0.multi_get(table, keys)
+        self.engine.multi_get(table, keys)
     }
 
     fn scan<'a>(&'a self, table: Table, range: KeyRange, page: Page) -> BoxFuture<'a, Result<Vec<Entry>, Unavailable>> {
-        self.0.scan(table, range, page)
+        self.engine.scan(table, range, page)
     }
 
     fn submit(&self, batch: Batch, done: Done) {
-        self.0.submit(Batch { partition: Partition::of(0), ..batch }, done);
+        let (heads, index) = (self.heads.clone(), usize::from(batch.partition.index()));
+        let done = move |result: Result<Committed, CommitError>| {
+            let result = result.map(|committed| {
+                let prev = std::mem::replace(&mut heads.lock()[index], committed.last);
+                Committed { prev, ..committed }
+            });
+            done(result);
+        };
+        self.engine.submit(Batch { partition: Partition::of(0), ..batch }, Box::new(done));
     }
 
     fn heads(&self) -> BoxFuture<'_, Result<Heads, Unavailable>> {
-        let heads = self.0.heads();
+        let heads = self.engine.heads();
         Box::pin(async { Ok(Heads([heads.await?.0[0]; Partition::COUNT])) })
     }
 

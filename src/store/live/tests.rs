@@ -13,7 +13,7 @@ fn both(test: impl Fn(&Arc<MemEngine>, &dyn Fn() -> Arc<Store>)) {
     let engine = MemEngine::new();
     test(&engine, &|| open(engine.clone()));
     let engine = MemEngine::with_gaps(2);
-    test(&engine, &|| open(Arc::new(OneCounter(engine.clone()))));
+    test(&engine, &|| open(Arc::new(OneCounter::new(engine.clone()))));
 }
 
 fn user(store: &Store, name: &str) -> UserNumber {
@@ -172,35 +172,33 @@ fn own_news_and_device_lists() {
 
 #[test]
 fn a_commit_of_unknown_outcome_is_found_in_the_log() {
-    both(|engine, open| {
-        let store = open();
-        let a = user(&store, "@a:b.c");
-        let room = TestRoom::new(&store, "!r:b.c");
-        join(&room, a, "@a:b.c");
-        let live = wait(store.attach(a)).expect("it reads");
-        let since = store.live().positions();
-        let changed = live.changed();
-        engine.fail_next(Failure::After);
-        let mut write = Write::new(room.number.partition());
-        let at = write.position();
-        write.log(at, LogEntry::Event(EventNote { room: room.number, event: None, member: None }));
-        wait(store.commit(write)).expect_err("it is made to fail");
-        assert!(is_woken(&changed), "it did happen");
-        assert_eq!(live.rooms_since(&since), [room.number]);
-        // The queue's way of committing does not look: the next commit by the other way does.
-        let since = store.live().positions();
-        engine.fail_next(Failure::After);
-        let mut write = Write::new(room.number.partition());
-        let at = write.position();
-        write.log(at, LogEntry::Event(EventNote { room: room.number, event: None, member: None }));
-        store.submit(write, |result| assert!(result.is_err()));
-        assert!(!live.news_since(&since));
-        let mut write = Write::new(room.number.partition());
-        write.position();
-        let committed = wait(store.commit(write)).expect("nothing stands against this commit");
-        assert_eq!(store.live().position(room.number.partition()), committed.last);
-        assert_eq!(live.rooms_since(&since), [room.number]);
-    });
+    let (engine, store) = store();
+    let a = user(&store, "@a:b.c");
+    let room = TestRoom::new(&store, "!r:b.c");
+    join(&room, a, "@a:b.c");
+    let live = wait(store.attach(a)).expect("it reads");
+    let since = store.live().positions();
+    let changed = live.changed();
+    engine.fail_next(Failure::After);
+    let mut write = Write::new(room.number.partition());
+    let at = write.position();
+    write.log(at, LogEntry::Event(EventNote { room: room.number, event: None, member: None }));
+    wait(store.commit(write)).expect_err("it is made to fail");
+    assert!(is_woken(&changed), "it did happen");
+    assert_eq!(live.rooms_since(&since), [room.number]);
+    // The queue's way of committing does not read the log; nothing is told until the next commit does.
+    let since = store.live().positions();
+    engine.fail_next(Failure::After);
+    let mut write = Write::new(room.number.partition());
+    let at = write.position();
+    write.log(at, LogEntry::Event(EventNote { room: room.number, event: None, member: None }));
+    store.submit(write, |result| assert!(result.is_err()));
+    assert!(!live.news_since(&since));
+    let mut write = Write::new(room.number.partition());
+    write.position();
+    let committed = wait(store.commit(write)).expect("nothing stands against this commit");
+    assert_eq!(store.live().position(room.number.partition()), committed.last);
+    assert_eq!(live.rooms_since(&since), [room.number]);
 }
 
 #[test]
