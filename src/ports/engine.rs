@@ -410,8 +410,9 @@ pub trait Engine: Send + Sync {
     /// The newest committed position of each partition.
     fn heads(&self) -> BoxFuture<'_, Result<Heads, Unavailable>>;
 
-    /// Whether one counter gives the positions of all partitions. Then every partition's head is that counter, and the
-    /// calls of `done` come in the order of all commits, not only of a partition's.
+    /// Whether one counter gives the positions of all partitions, so that one number says how far a reader of all is.
+    /// Then the calls of `done` come in the order of all commits, not only of a partition's, and after a commit of
+    /// unknown outcome no other succeeds.
     fn single_counter(&self) -> bool {
         false
     }

@@ -131,4 +131,8 @@ impl Engine for RocksEngine {
     fn heads(&self) -> BoxFuture<'_, Result<Heads, Unavailable>> {
         Box::pin(std::future::ready(Ok(self.shared.heads.lock().clone())))
     }
+
+    fn single_counter(&self) -> bool {
+        true
+    }
 }
