@@ -118,7 +118,7 @@ pub(crate) fn ask_password(name: &str) -> Result<String, Failure> {
         return read_line(&stdin);
     }
     let _quiet = Quiet::start();
-    let mut ask = |prompt: String| {
+    let ask = |prompt: String| {
         eprint!("{prompt}: ");
         let _ = io::stderr().flush();
         let line = read_line(&stdin);

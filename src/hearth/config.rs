@@ -5,7 +5,7 @@ mod env;
 mod schema;
 #[cfg(test)]
 mod tests;
-mod types;
+pub(crate) mod types;
 mod validate;
 
 use std::{collections::BTreeMap, fmt, path::Path};

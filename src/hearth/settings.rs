@@ -1,6 +1,6 @@
 //! From the configuration's words to the services' settings.
 
-use hearth_client::ClientSettings;
+use hearth_client::{ClientSettings, SupportContact, WellKnown};
 use hearth_core::RoomVersion;
 use hearth_edge::{EdgeSettings, LimitRate, LimitSettings};
 use hearth_rooms::RoomsSettings;
@@ -18,9 +18,13 @@ pub(crate) fn server(config: &Config) -> Result<ServerSettings, Failure> {
     Ok(ServerSettings {
         store: StoreSettings { cache_bytes_max: memory::budget(config).rows },
         users: users(config, UserSettings::new(server_name.clone())),
-        rooms: rooms(config)?,
+        rooms: RoomsSettings { default_version: room_version(config)?, ..RoomsSettings::default() },
         syncs: SyncSettings::default(),
-        client: ClientSettings { server_name: server_name.clone() },
+        client: ClientSettings {
+            server_name: server_name.clone(),
+            default_room_version: room_version(config)?,
+            well_known: well_known(config),
+        },
         edge: edge(config)?,
         registration_tokens: config.registration.tokens.iter().map(|token| Secret(token.0.clone())).collect(),
         server_name,
@@ -51,11 +55,24 @@ fn users(config: &Config, defaults: UserSettings) -> UserSettings {
     }
 }
 
-fn rooms(config: &Config) -> Result<RoomsSettings, Failure> {
+fn room_version(config: &Config) -> Result<RoomVersion, Failure> {
     let version = config.default_room_version.as_str();
-    let default_version =
-        RoomVersion::parse(version).ok_or_else(|| Failure::new(format!("no room version {version}")))?;
-    Ok(RoomsSettings { default_version, ..RoomsSettings::default() })
+    RoomVersion::parse(version).ok_or_else(|| Failure::new(format!("no room version {version}")))
+}
+
+fn well_known(config: &Config) -> WellKnown {
+    let documents = &config.well_known;
+    let contact = |contact: &crate::config::types::SupportContact| SupportContact {
+        role: contact.role.clone(),
+        matrix_id: contact.matrix_id.clone(),
+        email_address: contact.email_address.clone(),
+    };
+    WellKnown {
+        client_base_url: config.public_base_url.clone().filter(|_| documents.client),
+        server: documents.server.clone(),
+        support_contacts: documents.support_contacts.iter().map(contact).collect(),
+        support_page: documents.support_page.clone(),
+    }
 }
 
 fn edge(config: &Config) -> Result<EdgeSettings, Failure> {
