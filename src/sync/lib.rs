@@ -22,7 +22,7 @@ mod timeline;
 mod view;
 
 #[cfg(test)]
-mod tests;
+mod stories;
 
 pub use error::SyncError;
 pub use syncs::{Reader, StateForm, SyncQuery, SyncSettings, Syncs};

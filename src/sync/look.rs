@@ -127,7 +127,10 @@ impl Look<'_> {
     }
 
     /// The rooms in which there may be something to tell.
-    async fn rooms(&self, account_data: &HashMap<RoomNumber, Vec<AccountData>>) -> Result<BTreeSet<RoomNumber>, SyncError> {
+    async fn rooms(
+        &self,
+        account_data: &HashMap<RoomNumber, Vec<AccountData>>,
+    ) -> Result<BTreeSet<RoomNumber>, SyncError> {
         let mut rooms = BTreeSet::new();
         if let Some(since) = self.since {
             rooms.extend(self.live.rooms_since(&since.positions));
@@ -237,6 +240,9 @@ mod tests {
         assert_eq!(close("", "", ""), "{");
         assert_eq!(close("\"!a\":{}", "", ""), r#"{"rooms":{"join":{"!a":{}}}"#);
         assert_eq!(close("", "", "\"!a\":{}"), r#"{"rooms":{"leave":{"!a":{}}}"#);
-        assert_eq!(close("\"!a\":{}", "\"!b\":{}", "\"!c\":{}"), r#"{"rooms":{"join":{"!a":{}},"invite":{"!b":{}},"leave":{"!c":{}}}"#);
+        assert_eq!(
+            close("\"!a\":{}", "\"!b\":{}", "\"!c\":{}"),
+            r#"{"rooms":{"join":{"!a":{}},"invite":{"!b":{}},"leave":{"!c":{}}}"#
+        );
     }
 }

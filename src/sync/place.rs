@@ -27,7 +27,8 @@ impl Place {
     /// The token's text.
     pub(crate) fn token(&self) -> String {
         let Self { positions, epoch, serial, to_device } = self;
-        SyncToken { positions: positions.to_string(), epoch: *epoch, serial: *serial, to_device: *to_device }.to_string()
+        SyncToken { positions: positions.to_string(), epoch: *epoch, serial: *serial, to_device: *to_device }
+            .to_string()
     }
 
     /// The place in what this run of the server keeps in memory: after a restart all of it is news.

@@ -34,7 +34,14 @@ impl SentMembers {
     }
 
     /// Whether this member event reached the device, whose token now stands at `since` in the room's partition.
-    pub(crate) fn has(&self, device: DeviceKey, room: RoomNumber, member: StateKeyNumber, event: EventNumber, since: u64) -> bool {
+    pub(crate) fn has(
+        &self,
+        device: DeviceKey,
+        room: RoomNumber,
+        member: StateKeyNumber,
+        event: EventNumber,
+        since: u64,
+    ) -> bool {
         self.0.get(&(device, room, member)).is_some_and(|sent| sent.event == event && sent.at <= since)
     }
 

@@ -115,7 +115,12 @@ fn pairs(timeline: &[Shown]) -> HashSet<Pair> {
 }
 
 /// What a pair was before the timeline, if the client does not have it.
-async fn early_value(view: &RoomView<'_>, span: &Span, kind: &str, state_key: &str) -> Result<Option<EventNumber>, LoadError> {
+async fn early_value(
+    view: &RoomView<'_>,
+    span: &Span,
+    kind: &str,
+    state_key: &str,
+) -> Result<Option<EventNumber>, LoadError> {
     let store = &view.look.syncs.store;
     let Some(key) = store.state_key_number(view.room, kind, state_key).await? else { return Ok(None) };
     let start = store.state_get(view.room, span.start, key).await?;
@@ -124,7 +129,11 @@ async fn early_value(view: &RoomView<'_>, span: &Span, kind: &str, state_key: &s
 }
 
 /// A member's event in a version, unless the device was told of it.
-async fn unsent_member(view: &RoomView<'_>, version: StateVersion, user: &str) -> Result<Option<EventNumber>, LoadError> {
+async fn unsent_member(
+    view: &RoomView<'_>,
+    version: StateVersion,
+    user: &str,
+) -> Result<Option<EventNumber>, LoadError> {
     let look = view.look;
     let Some(key) = look.syncs.store.state_key_number(view.room, MEMBER, user).await? else { return Ok(None) };
     let Some(event) = look.syncs.store.state_get(view.room, version, key).await? else { return Ok(None) };

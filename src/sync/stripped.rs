@@ -21,7 +21,11 @@ const KINDS: [&str; 7] = [
 
 /// Appends an invite, unless it comes from somebody whom the reader ignores or whose account has ended.
 /// "Servers must not send room invites from ignored users to clients."
-pub(crate) async fn write_invite(out: &mut Vec<u8>, view: &RoomView<'_>, own: &Arc<StoredEvent>) -> Result<(), SyncError> {
+pub(crate) async fn write_invite(
+    out: &mut Vec<u8>,
+    view: &RoomView<'_>,
+    own: &Arc<StoredEvent>,
+) -> Result<(), SyncError> {
     let inviter = own.event.sender();
     let look = view.look;
     if look.ignored.contains(inviter) {
@@ -35,7 +39,11 @@ pub(crate) async fn write_invite(out: &mut Vec<u8>, view: &RoomView<'_>, own: &A
 }
 
 /// Appends a knock.
-pub(crate) async fn write_knock(out: &mut Vec<u8>, view: &RoomView<'_>, own: &Arc<StoredEvent>) -> Result<(), SyncError> {
+pub(crate) async fn write_knock(
+    out: &mut Vec<u8>,
+    view: &RoomView<'_>,
+    own: &Arc<StoredEvent>,
+) -> Result<(), SyncError> {
     write(out, view, own, "knock_state").await
 }
 

@@ -8,11 +8,7 @@ use hearth_store::{LoadError, StateVersion, StoredEvent, tables};
 use hearth_view::{Membership, delta::heroes, event_json::push_string};
 use serde::Deserialize;
 
-use crate::{
-    json,
-    state::Differences,
-    view::RoomView,
-};
+use crate::{json, state::Differences, view::RoomView};
 
 /// Members looked at in search of heroes. Where so many in a row have left, clients do with fewer heroes.
 const HERO_SEARCH_MAX: usize = 500;
@@ -56,7 +52,10 @@ impl Summary {
             }
             json::push(out, "],");
         }
-        json::push(out, &format!("\"m.invited_member_count\":{},\"m.joined_member_count\":{}}}", self.invited, self.joined));
+        json::push(
+            out,
+            &format!("\"m.invited_member_count\":{},\"m.joined_member_count\":{}}}", self.invited, self.joined),
+        );
     }
 }
 

@@ -76,7 +76,8 @@ impl<'a> RoomView<'a> {
         rows: &[(Order, TimelineRow)],
         filter: &RoomEventFilter,
     ) -> Result<Vec<Shown>, SyncError> {
-        let numbered: Vec<(Order, EventNumber)> = rows.iter().filter_map(|(order, row)| Some((*order, row.event?))).collect();
+        let numbered: Vec<(Order, EventNumber)> =
+            rows.iter().filter_map(|(order, row)| Some((*order, row.event?))).collect();
         let numbers: Vec<EventNumber> = numbered.iter().map(|(_, number)| *number).collect();
         let events = self.look.syncs.store.events(self.room, &numbers).await?;
         let mut shown = Vec::with_capacity(events.len());
@@ -97,7 +98,12 @@ impl<'a> RoomView<'a> {
         Ok(shown)
     }
 
-    async fn sight(&self, order: Order, event: &Arc<StoredEvent>, before: Option<Standing>) -> Result<Option<Shown>, SyncError> {
+    async fn sight(
+        &self,
+        order: Order,
+        event: &Arc<StoredEvent>,
+        before: Option<Standing>,
+    ) -> Result<Option<Shown>, SyncError> {
         let reader = &self.look.reader.user_id;
         let sender = event.event.sender();
         let mut at = Circumstances {
@@ -170,7 +176,8 @@ impl<'a> RoomView<'a> {
         let Shown { event, membership, .. } = shown;
         let header = &event.header;
         let own = event.event.sender() == self.look.reader.user_id;
-        let sent_by = header.sent_by.as_ref().filter(|sent_by| own && sent_by.device == self.look.reader.device_id.as_str());
+        let sent_by =
+            header.sent_by.as_ref().filter(|sent_by| own && sent_by.device == self.look.reader.device_id.as_str());
         let replaced = match header.replaces {
             Some(number) => self.look.syncs.store.event(self.room, number).await?,
             None => None,

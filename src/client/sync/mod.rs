@@ -1,4 +1,7 @@
-//! Sync, filters, and what old clients call instead.
+//! Sync, and what old clients call instead. (Filters are stored with the account.)
+
+mod events;
+mod sync;
 
 use hearth_edge::Route;
 
@@ -6,5 +9,5 @@ use crate::ClientState;
 
 /// The endpoints of this folder.
 pub(crate) fn routes() -> Vec<Route<ClientState>> {
-    Vec::new()
+    vec![events::route(), sync::route()]
 }

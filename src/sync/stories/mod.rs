@@ -1,0 +1,9 @@
+//! Sync over the in-memory engine, with rooms written straight into the store.
+
+mod ledger;
+mod members;
+mod sections;
+mod state;
+mod timeline;
+mod waiting;
+mod world;
