@@ -260,7 +260,7 @@ impl Live {
         wake(woken);
     }
 
-    /// How many counters there are.
+    /// Whether one counter serves all partitions.
     pub(crate) fn single_counter(&self) -> bool {
         self.lanes.len() == 1
     }

@@ -49,7 +49,7 @@ impl Store {
         version: StateVersion,
         state_key: StateKeyNumber,
     ) -> Result<Option<EventNumber>, LoadError> {
-        Ok(self.state_get_many(room, version, &[state_key]).await?.pop().flatten())
+        Tree::new(self, room).get(version, state_key).await
     }
 
     /// The events that a version has for pairs, in the order of `state_keys`.
@@ -88,8 +88,8 @@ impl Store {
         let Some(root) = tree.root(version).await? else {
             return Ok(StateSummary { count: 0, hash: [0; 16], parent: StateVersion::EMPTY });
         };
-        let StateHeader { count, hash, parent, .. } = root.header;
-        Ok(StateSummary { count, hash, parent })
+        let StateHeader { count, hash, parent, .. } = root.header();
+        Ok(StateSummary { count: *count, hash: *hash, parent: *parent })
     }
 }
 
@@ -103,7 +103,13 @@ struct Tree<'a> {
 
 struct Root {
     at: NodeAt,
-    header: StateHeader,
+    chunk: Arc<Chunk>,
+}
+
+impl Root {
+    fn header(&self) -> &StateHeader {
+        self.chunk.header.as_ref().expect("the chunk of a root was found to have a head")
+    }
 }
 
 impl<'a> Tree<'a> {
@@ -120,9 +126,29 @@ impl<'a> Tree<'a> {
             return Err(corrupt("the state at this place is not known").into());
         }
         let at = NodeAt::root(version);
-        let chunks = self.load([at]).await?;
-        let header = chunks[&at.row()].header.clone().ok_or_else(|| corrupt("it has no head"))?;
-        Ok(Some(Root { at, header }))
+        let chunk = self.chunk(at).await?;
+        if chunk.header.is_none() {
+            return Err(corrupt("it has no head").into());
+        }
+        Ok(Some(Root { at, chunk }))
+    }
+
+    /// The row that holds this node.
+    async fn chunk(&self, node: NodeAt) -> Result<Arc<Chunk>, LoadError> {
+        let (version, chunk) = node.row();
+        let pending = self.pending.and_then(|pending| pending.get(&node.row()).cloned());
+        if let Some(known) = pending.or_else(|| self.store.caches.state_chunks.get(&(self.room, version, chunk))) {
+            return Ok(known);
+        }
+        let row = self.store.get_bytes(Table::St, &state_version_key(self.room, version, chunk)).await?;
+        self.keep(version, chunk, row)
+    }
+
+    fn keep(&self, version: StateVersion, chunk: u16, row: Option<Bytes>) -> Result<Arc<Chunk>, LoadError> {
+        let row = row.ok_or_else(|| corrupt("a row of it is missing"))?;
+        let parsed = Arc::new(Chunk::parse(chunk, &row)?);
+        self.store.caches.state_chunks.insert((self.room, version, chunk), parsed.clone());
+        Ok(parsed)
     }
 
     /// The rows that hold these nodes.
@@ -148,12 +174,30 @@ impl<'a> Tree<'a> {
         let keys: Vec<Key> = missing.iter().map(|(v, chunk)| state_version_key(self.room, *v, *chunk)).collect();
         let rows = self.store.engine().multi_get(Table::St, &keys).await?;
         for ((version, chunk), row) in missing.into_iter().zip(rows) {
-            let row: Bytes = row.ok_or_else(|| corrupt("a row of it is missing"))?;
-            let parsed = Arc::new(Chunk::parse(chunk, &row)?);
-            self.store.caches.state_chunks.insert((self.room, version, chunk), parsed.clone());
-            chunks.insert((version, chunk), parsed);
+            chunks.insert((version, chunk), self.keep(version, chunk, row)?);
         }
         Ok(chunks)
+    }
+
+    async fn get(
+        &self,
+        version: StateVersion,
+        StateKeyNumber(state_key): StateKeyNumber,
+    ) -> Result<Option<EventNumber>, LoadError> {
+        let Some(root) = self.root(version).await? else { return Ok(None) };
+        let height = root.header().height;
+        if !holds(height, state_key) {
+            return Ok(None);
+        }
+        let (mut at, mut chunk) = (root.at, root.chunk);
+        for level in (1..=height).rev() {
+            let Some(child) = chunk.inner(at)?[slot(state_key, level)] else { return Ok(None) };
+            if child.row() != at.row() {
+                chunk = self.chunk(child).await?;
+            }
+            at = child;
+        }
+        Ok(chunk.leaf(at)?[slot(state_key, 0)])
     }
 
     async fn get_many(
@@ -163,7 +207,7 @@ impl<'a> Tree<'a> {
     ) -> Result<Vec<Option<EventNumber>>, LoadError> {
         let mut found = vec![None; state_keys.len()];
         let Some(root) = self.root(version).await? else { return Ok(found) };
-        let height = root.header.height;
+        let height = root.header().height;
         let mut wanted: Vec<(u32, usize)> = state_keys.iter().enumerate().map(|(at, key)| (key.0, at)).collect();
         wanted.retain(|(key, _)| holds(height, *key));
         wanted.sort_unstable();
@@ -195,8 +239,7 @@ impl<'a> Tree<'a> {
         if let Some(known) = known_difference((from, &from_root), (to, &to_root)) {
             return Ok(known);
         }
-        let side =
-            |root: &Option<Root>| root.as_ref().map(|Root { at, header }| Side { at: *at, height: header.height });
+        let side = |root: &Option<Root>| root.as_ref().map(|root| Side { at: root.at, height: root.header().height });
         let (from, to) = (side(&from_root), side(&to_root));
         let height = from.into_iter().chain(to).map(|side| side.height).max().unwrap_or(0);
         let mut frontier = vec![Pair { from, to, base: 0 }];
@@ -274,7 +317,7 @@ fn known_difference(
     (to, to_root): (StateVersion, &Option<Root>),
 ) -> Option<Vec<StateDifference>> {
     let changes = |root: &Option<Root>, parent: StateVersion| {
-        let header = root.as_ref().map(|root| &root.header).filter(|header| header.parent == parent)?;
+        let header = root.as_ref().map(Root::header).filter(|header| header.parent == parent)?;
         header.changes.clone()
     };
     if let Some(changes) = changes(to_root, from) {

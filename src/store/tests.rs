@@ -121,6 +121,19 @@ fn a_rewritten_event_is_read_anew() {
 }
 
 #[test]
+fn an_old_form_read_meanwhile_is_not_kept() {
+    let (_, store) = store();
+    let room = TestRoom::new(&store, "!r:b.c");
+    let forgotten = store.caches.forgotten();
+    let old = wait(store.event(room.number, EventNumber::FIRST)).expect("it reads").expect("it is there");
+    // The redaction is applied between the read and the keeping.
+    store.forget_event(room.number, EventNumber::FIRST);
+    store.caches.insert_events(room.number, std::slice::from_ref(&old), forgotten);
+    let read = wait(store.event(room.number, EventNumber::FIRST)).expect("it reads").expect("it is there");
+    assert!(!std::sync::Arc::ptr_eq(&old, &read));
+}
+
+#[test]
 fn a_damaged_event_is_an_error() {
     let (_, store) = store();
     let room = TestRoom::new(&store, "!r:b.c");

@@ -49,7 +49,7 @@ impl UserLive {
         self.core.own.load(Ordering::Acquire) > since.at(self.core.user.partition()).0
     }
 
-    /// The rooms that the user is or was in, but for forgotten ones, by number.
+    /// The rooms that the user is or was in, by number. Those forgotten before the user became active are not among them.
     pub fn rooms(&self) -> Vec<(RoomNumber, Membership)> {
         self.core.rooms.read().iter().map(|slot| (slot.room, slot.membership)).collect()
     }

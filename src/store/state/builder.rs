@@ -93,7 +93,7 @@ impl<'a> StateBuilder<'a> {
         version: StateVersion,
         state_key: StateKeyNumber,
     ) -> Result<Option<EventNumber>, LoadError> {
-        Ok(self.tree().get_many(version, &[state_key]).await?.pop().flatten())
+        self.tree().get(version, state_key).await
     }
 
     /// In which pairs two versions, perhaps new ones, differ.
@@ -130,7 +130,7 @@ impl<'a> StateBuilder<'a> {
         let tree = self.tree();
         let root = tree.root(parent).await?;
         let (mut height, mut count, hash) = match &root {
-            Some(root) => (root.header.height, root.header.count, u128::from_le_bytes(root.header.hash)),
+            Some(root) => (root.header().height, root.header().count, u128::from_le_bytes(root.header().hash)),
             None => (0, 0, 0),
         };
         let mut changes = last_of_each(changes);

@@ -64,6 +64,9 @@ fn check(store: &Store, versions: &BTreeMap<StateVersion, Model>) {
         let found = wait(store.state_get_many(ROOM, *version, &keys)).expect("it reads");
         let expected: Vec<_> = keys.iter().map(|key| model.get(&key.0).copied().map(EventNumber)).collect();
         assert_eq!(found, expected, "{version:?}");
+        for (key, event) in keys.iter().zip(expected) {
+            assert_eq!(wait(store.state_get(ROOM, *version, *key)).expect("it reads"), event, "{version:?}");
+        }
         let summary = wait(store.state_summary(ROOM, *version)).expect("it reads");
         assert_eq!(summary.count as usize, model.len());
         for (other, other_model) in versions {
