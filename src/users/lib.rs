@@ -20,12 +20,12 @@ mod profile;
 mod push_rules;
 mod receipts;
 mod registration;
+#[cfg(test)]
+mod service_tests;
 mod sessions;
 mod settings;
 mod shared_secret;
 mod tags;
-#[cfg(test)]
-mod tests;
 mod tokens;
 mod typing;
 mod users;

@@ -1,12 +1,15 @@
 //! Presence: who is there. Only memory knows; it can be switched off. (Module "Presence".)
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use hearth_store::{UserNumber, tables::Membership};
+use hearth_store::{
+    RoomNumber, UserNumber,
+    tables::{Membership, MembershipRow},
+};
 use parking_lot::Mutex;
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use tokio::time::Instant;
@@ -237,17 +240,27 @@ impl Users {
 
     /// Whether two users are joined to a common room, or are the same.
     pub async fn share_room(&self, one: &UserId, other: &UserId) -> Result<bool, Fault> {
-        if one == other {
-            return Ok(true);
+        Ok(one == other || !self.mutual_numbers(one, other).await?.is_empty())
+    }
+
+    /// The rooms to which two users are joined.
+    pub async fn mutual_rooms(&self, one: &UserId, other: &UserId) -> Result<Vec<OwnedRoomId>, Fault> {
+        let mut rooms = Vec::new();
+        for room in self.mutual_numbers(one, other).await? {
+            rooms.extend(self.store.room_id(room).await?);
         }
+        Ok(rooms)
+    }
+
+    async fn mutual_numbers(&self, one: &UserId, other: &UserId) -> Result<Vec<RoomNumber>, Fault> {
         let (Some(one), Some(other)) = (self.store.user_number(one).await?, self.store.user_number(other).await?) else {
-            return Ok(false);
+            return Ok(Vec::new());
         };
-        let joined = |rooms: Vec<(hearth_store::RoomNumber, hearth_store::tables::MembershipRow)>| {
+        let joined = |rooms: Vec<(RoomNumber, MembershipRow)>| {
             rooms.into_iter().filter(|(_, row)| row.membership == Membership::Join).map(|(room, _)| room)
         };
-        let rooms: std::collections::HashSet<_> = joined(self.store.user_rooms(one).await?).collect();
-        Ok(joined(self.store.user_rooms(other).await?).any(|room| rooms.contains(&room)))
+        let rooms: HashSet<_> = joined(self.store.user_rooms(one).await?).collect();
+        Ok(joined(self.store.user_rooms(other).await?).filter(|room| rooms.contains(room)).collect())
     }
 
     /// The rooms that a user is in, is invited to, or asked to be let into.

@@ -9,6 +9,7 @@ mod filter;
 mod interactive;
 mod login;
 mod logout;
+mod mutual_rooms;
 mod openid;
 mod password;
 mod presence;
@@ -55,6 +56,7 @@ pub(crate) fn routes() -> Vec<Route<ClientState>> {
         tags::routes(),
         vec![
             deactivate::route(),
+            mutual_rooms::route(),
             openid::route(),
             password::route(),
             read_markers::route(),
