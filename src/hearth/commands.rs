@@ -9,7 +9,10 @@ use std::{
 };
 
 use hearth_ports::{SystemClock, SystemEntropy};
-use hearth_store::{Store, StoreSettings};
+use hearth_store::{
+    Store, StoreSettings,
+    fsck::{self, Progress},
+};
 use hearth_store_rocksdb::{OpenError, Options, RocksEngine};
 use hearth_users::Users;
 
@@ -158,7 +161,29 @@ fn stty(argument: &str) {
         Process::new("stty").arg(argument).stdin(Stdio::inherit()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
-/// Checks the invariants of the stored data.
-pub(crate) fn fsck(_config: &Config) -> Result<(), Failure> {
-    Err(Failure::new("not built yet"))
+/// Checks the invariants of what is stored, as it is at this moment, beside a running server too.
+pub(crate) fn fsck(config: &Config) -> Result<(), Failure> {
+    let data = DataDir::new(&config.data_dir);
+    let budget = memory::budget(config);
+    let options = Options::new(budget.engine, |reason| eprintln!("hearth: {reason}"));
+    let engine = RocksEngine::open_read_only(data.database(), &options).map_err(Failure::new)?;
+    let report = runtime()?.block_on(async {
+        let store = Store::open(engine, StoreSettings { cache_bytes_max: budget.rows }).await.map_err(Failure::new)?;
+        fsck::fsck(&store, show_progress()).await.map_err(Failure::new)
+    })?;
+    println!("{report}");
+    if report.is_clean() { Ok(()) } else { Err(Failure::new("the data is damaged: restore a backup")) }
+}
+
+/// A line that counts, for a person who watches.
+fn show_progress() -> impl FnMut(Progress) {
+    /// Rows between two lines: some seconds' work.
+    const ROWS: u64 = 1_000_000;
+    let (watched, mut shown) = (io::stderr().is_terminal(), 0);
+    move |progress| {
+        if watched && progress.rows >= shown + ROWS {
+            shown = progress.rows;
+            eprintln!("{} rooms and {} rows so far", progress.rooms, progress.rows);
+        }
+    }
 }

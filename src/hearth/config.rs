@@ -19,7 +19,6 @@ use toml::{
 use self::schema::{Kind, Schema};
 pub(crate) use self::{
     docs::{example, markdown},
-    schema::Secret,
     types::{Config, Listener, LogFormat},
 };
 

@@ -1,7 +1,6 @@
 //! What the requests do.
 
 use std::{
-    fmt::Write as _,
     fs::{self, DirBuilder, File},
     io,
     os::unix::fs::DirBuilderExt as _,
@@ -64,16 +63,15 @@ impl Operator {
     }
 
     async fn list_users(&self) -> Answer {
-        let (mut text, mut after) = (String::new(), None);
+        let (mut lines, mut after) = (Vec::new(), None);
         loop {
             let page = self.users.list(after, LIST_PAGE).await.map_err(|error| error.to_string())?;
             let Some(last) = page.last() else { break };
             after = Some(last.user);
-            for account in &page {
-                let _ = writeln!(text, "{}", describe(account));
-            }
+            lines.extend(page.iter().map(describe));
         }
-        Ok(text.trim_end().to_owned())
+        lines.sort_unstable();
+        Ok(lines.join("\n"))
     }
 
     /// The database, and beside it what the folder needs to be a server's again.

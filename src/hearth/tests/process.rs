@@ -159,11 +159,13 @@ fn a_copy_of_a_running_server_is_a_server() {
     assert!(backup.status.success(), "{}", text(&backup));
     assert!(!home.run(&["backup", folder], "").status.success(), "a backup is never written over");
     assert!(home.run(&["user", "create", "bob"], PASSWORD).status.success());
+    assert!(home.run(&["fsck"], "").status.success(), "beside a running server");
     assert_eq!(running.stop(), Some(0));
 
     let restored = other.run(&["restore", folder], "");
     assert!(restored.status.success(), "{}", text(&restored));
     assert!(!other.run(&["restore", folder], "").status.success(), "data is never written over");
+    assert!(other.run(&["fsck"], "").status.success());
     assert_eq!(text(&other.run(&["user", "list"], "")), "@alice:example.org\n");
     let key = |home: &Home| fs::read_to_string(home.folder.path().join("data/signing.key")).unwrap();
     assert_eq!(key(&home), key(&other));
