@@ -97,25 +97,19 @@ impl Reads {
         let limit = query.limit.clamp(1, LIMIT_MAX);
         let (mut events, mut at, mut scanned) = (Vec::new(), from, 0);
         while scanned < SCANNED_MAX {
-            // One row more than needed tells whether there is more behind the page.
-            let wanted = limit - events.len() + 1;
+            let wanted = limit - events.len();
             let rows = self.rows(view, at, to, backward, wanted).await?;
-            let is_last = rows.len() < wanted;
-            let taken = if is_last { rows.len() } else { wanted - 1 };
+            let Some((last, _)) = rows.last() else { break };
+            at = if backward { step_before(*last) } else { *last };
             scanned += rows.len();
-            if let Some((order, _)) = rows[..taken].last() {
-                at = if backward { step_before(*order) } else { *order };
-            }
-            let found = self.seen(reader, view, &rows[..taken], backward).await?;
+            let found = self.seen(reader, view, &rows, backward).await?;
             events.extend(found.into_iter().filter(|seen| query.filter.allows(&seen.stored.event)));
-            if is_last {
-                return Ok(Page { events, next: None });
-            }
-            if events.len() >= limit {
+            if rows.len() < wanted || events.len() >= limit {
                 break;
             }
         }
-        Ok(Page { events, next: Some(page_token(at)) })
+        // The end of history shows on the next page, which is empty: clients expect a token with every event.
+        Ok(Page { events, next: (scanned > 0).then(|| page_token(at)) })
     }
 
     /// Timeline rows that hold an event, from a place on.
