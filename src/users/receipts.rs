@@ -15,6 +15,9 @@ use crate::{
 /// Account data that holds the fully read marker.
 const FULLY_READ: &str = "m.fully_read";
 
+/// The thread of events that are in none.
+const MAIN: &str = "main";
+
 /// Who sees a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReceiptKind {
@@ -55,6 +58,9 @@ pub enum ReceiptError {
     /// The room is not known here, or the user is not in it.
     #[error("not in the room")]
     NotJoined,
+    /// The room has no event that could be this thread's root.
+    #[error("no such thread")]
+    UnknownThread,
     /// Ours.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -73,6 +79,11 @@ impl Users {
     ) -> Result<(), ReceiptError> {
         let (user, room) = self.joined(user_id, room_id).await?;
         let private = kind == ReceiptKind::Private;
+        // A row for each thread: only for threads that can be, so that nobody fills the store with others.
+        if let Some(root) = thread.filter(|thread| *thread != MAIN) {
+            let root = <&EventId>::try_from(root).map_err(|_| ReceiptError::UnknownThread)?;
+            self.store.event_number(room, root).await.map_err(Fault::from)?.ok_or(ReceiptError::UnknownThread)?;
+        }
         let thread = thread.unwrap_or_default().to_owned();
         let place = ReceiptPlaceRow { user, private, thread };
         let key = receipt_key(room, user, private, &place.thread);
@@ -155,7 +166,7 @@ impl Users {
     pub async fn joined_room(&self, user_id: &UserId, room_id: &RoomId) -> Result<Option<RoomNumber>, Fault> {
         match self.joined(user_id, room_id).await {
             Ok((_, room)) => Ok(Some(room)),
-            Err(ReceiptError::NotJoined) => Ok(None),
+            Err(ReceiptError::NotJoined | ReceiptError::UnknownThread) => Ok(None),
             Err(ReceiptError::Fault(fault)) => Err(fault),
         }
     }

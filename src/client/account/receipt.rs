@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
 use hearth_users::{ReceiptError, ReceiptKind};
-use ruma::{EventId, OwnedEventId, OwnedRoomId};
+use ruma::{OwnedEventId, OwnedRoomId};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -48,14 +48,13 @@ async fn post(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
 fn thread(thread_id: Option<&Value>) -> Result<Option<&str>, Error> {
     let Some(thread_id) = thread_id else { return Ok(None) };
     let thread_id = thread_id.as_str().filter(|thread_id| !thread_id.is_empty());
-    let thread_id = thread_id.ok_or_else(|| Error::invalid_param("thread_id must be a non-empty string"))?;
-    let is_thread = thread_id == "main" || <&EventId>::try_from(thread_id).is_ok();
-    if is_thread { Ok(Some(thread_id)) } else { Err(Error::invalid_param("thread_id is neither main nor an event id")) }
+    thread_id.map(Some).ok_or_else(|| Error::invalid_param("thread_id must be a non-empty string"))
 }
 
 pub(super) fn receipt_error(error: ReceiptError) -> Error {
     match error {
         ReceiptError::NotJoined => Error::forbidden("you are not in this room"),
+        ReceiptError::UnknownThread => Error::invalid_param("thread_id is neither main nor an event of this room"),
         ReceiptError::Fault(ours) => ours.into(),
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hearth_store::{
-    EventNumber, Order, Position, RoomNumber, Table, Write,
-    tables::{Membership, MembershipRow, member_rooms_key},
+    EventNumber, Position, RoomNumber, StateKeyNumber, StateVersion, Table, Write,
+    tables::{Create, EventFlags, EventHeader, Head, Membership, MembershipRow, head_key, member_rooms_key, put_event},
 };
 use ruma::{EventId, OwnedUserId, RoomId, UserId};
 
@@ -26,6 +26,21 @@ async fn room_of(world: &World, members: &[&UserId]) -> RoomNumber {
     let room = world.store.assign_room_number(room_id()).await.unwrap();
     let mut write = Write::new(room.partition());
     write.name_room(room, room_id());
+    let head = Head {
+        position: 0,
+        create: Create { version: "11".to_owned(), federate: true, room_type: None },
+        state: StateVersion::EMPTY,
+        extremities: Vec::new(),
+        next_event: EventNumber::FIRST,
+        next_state_key: StateKeyNumber::FIRST,
+        next_state: StateVersion::FIRST,
+        joined: 0,
+        invited: 0,
+        loading: false,
+        purged: false,
+        blocked: false,
+    };
+    write.put(Table::Rm, head_key(room), &head);
     for member in members {
         let user = world.store.ensure_user_number(member).await.unwrap();
         let row = MembershipRow {
@@ -40,6 +55,33 @@ async fn room_of(world: &World, members: &[&UserId]) -> RoomNumber {
     }
     world.store.commit(write).await.unwrap();
     room
+}
+
+/// A message, as far as receipts look at it.
+async fn say(world: &World, room: RoomNumber, number: EventNumber, id: &str) {
+    let json = serde_json::json!({
+        "auth_events": [], "content": {}, "depth": number.0, "origin_server_ts": 1, "prev_events": [],
+        "room_id": ROOM, "sender": "@a:b.c", "type": "m.room.message",
+    });
+    let header = EventHeader {
+        position: 0,
+        within: u32::MAX,
+        flags: EventFlags::default(),
+        event_id: id.to_owned(),
+        received_ts_ms: 1,
+        state_before: StateVersion::EMPTY,
+        state_after: StateVersion::EMPTY,
+        prevs: Vec::new(),
+        auths: Vec::new(),
+        replaces: None,
+        redacted_by: None,
+        redacts: None,
+        sent_by: None,
+    };
+    let mut write = Write::new(room.partition());
+    let at = write.position();
+    put_event(&mut write, room, number, &header, json.to_string().as_bytes(), Some(at));
+    world.store.commit(write).await.unwrap();
 }
 
 async fn two(world: &World) -> (OwnedUserId, OwnedUserId) {
@@ -130,7 +172,40 @@ async fn receipts_are_seen_by_whom_they_concern() {
     assert_eq!(marker.as_deref(), Some("{\"event_id\":\"$b:b.c\"}"));
 }
 
-#[test]
-fn orders_compare_as_the_receipts_need() {
-    assert!(Order::live(Position(2)) > Order::live(Position(1)));
+#[tokio::test]
+async fn receipts_move_forward_only() {
+    let world = world().await;
+    let alice = world.account("alice").await;
+    let room = room_of(&world, &[&alice]).await;
+    for (number, id) in [(1, "$one:b.c"), (2, "$two:b.c"), (3, "$three:b.c")] {
+        say(&world, room, EventNumber(number), id).await;
+    }
+    let set = async |thread: Option<&str>, id: &str| {
+        world.users.set_receipt(&alice, room_id(), ReceiptKind::Public, thread, event(id)).await
+    };
+    let user = world.users.number(&alice).await.unwrap().unwrap();
+    let at = async |thread: Option<&str>| {
+        let receipts = world.users.receipts_since(room, user, Position::ZERO, Position::MAX, 100).await.unwrap();
+        let of_thread: Vec<_> = receipts.into_iter().filter(|receipt| receipt.thread.as_deref() == thread).collect();
+        assert!(of_thread.len() < 2, "one receipt for each thread");
+        of_thread.first().map(|receipt| receipt.event_id.to_string())
+    };
+    set(None, "$two:b.c").await.unwrap();
+    set(None, "$one:b.c").await.unwrap();
+    assert_eq!(at(None).await.as_deref(), Some("$two:b.c"));
+    set(None, "$never:b.c").await.unwrap();
+    assert_eq!(at(None).await.as_deref(), Some("$two:b.c"), "an event without a place is not ahead");
+    set(None, "$three:b.c").await.unwrap();
+    assert_eq!(at(None).await.as_deref(), Some("$three:b.c"));
+    // Threads go their own way.
+    set(Some("$one:b.c"), "$two:b.c").await.unwrap();
+    assert_eq!(at(Some("$one:b.c")).await.as_deref(), Some("$two:b.c"));
+    for thread in ["$never:b.c", "nonsense"] {
+        assert!(matches!(set(Some(thread), "$two:b.c").await, Err(ReceiptError::UnknownThread)), "{thread}");
+    }
+    for id in ["$two:b.c", "$one:b.c"] {
+        world.users.set_fully_read(&alice, room_id(), event(id)).await.unwrap();
+        let marker = world.users.account_data(&alice, Some(room_id()), "m.fully_read").await.unwrap();
+        assert_eq!(marker.as_deref(), Some("{\"event_id\":\"$two:b.c\"}"));
+    }
 }
