@@ -1,5 +1,6 @@
 //! Long-poll sync, through the service, up to the answer's JSON: for a user of many rooms, and of very many.
 
+use bytes::Bytes;
 use hearth_bench::{Server, Subject, Taken, reader};
 use hearth_ports::mem::MemEngine;
 use hearth_sync::{Reader, SyncQuery};
@@ -35,8 +36,11 @@ fn name(what: &str, rooms: usize) -> String {
 fn bench(subject: &mut Subject, runtime: &Runtime, count: usize) {
     let (server, rooms) = runtime.block_on(fill(count));
     let place = Place { server: &server, reader: reader(READER) };
-    let mut since = runtime.block_on(place.sync(None));
+    let first = runtime.block_on(place.sync(None));
+    assert_eq!(rooms_in(&first), count, "a first sync tells all rooms");
+    let mut since = token(&first);
 
+    assert_eq!(rooms_in(&runtime.block_on(place.sync(Some(&since)))), 0, "there is nothing new");
     subject.time(&name("nothing new", count), || runtime.block_on(place.sync(Some(&since))));
     let mut number = MESSAGES;
     subject.time_batches(&name("one new message", count), 1, |rounds| {
@@ -45,7 +49,10 @@ fn bench(subject: &mut Subject, runtime: &Runtime, count: usize) {
             let room = &rooms[number as usize % count];
             runtime.block_on(server.send(room, 0, number));
             number += 1;
-            taken += Taken::by(|| since = runtime.block_on(place.sync(Some(&since))));
+            let mut answer = Bytes::new();
+            taken += Taken::by(|| answer = runtime.block_on(place.sync(Some(&since))));
+            assert_eq!(rooms_in(&answer), 1, "one room has news");
+            since = token(&answer);
         }
         taken
     });
@@ -80,13 +87,22 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Syncs once, without waiting; the answer's token.
-    async fn sync(&self, since: Option<&str>) -> String {
+    /// Syncs once, without waiting: the answer's JSON.
+    async fn sync(&self, since: Option<&str>) -> Bytes {
         let query = SyncQuery { since: since.map(ToOwned::to_owned), ..SyncQuery::default() };
-        let answer = self.server.syncs.sync(&self.reader, &query).await.expect("the query is fine");
-        let answer = std::str::from_utf8(&answer).expect("JSON is text");
-        // Parsing the answer would take longer than making it.
-        let (_, token) = answer.rsplit_once("\"next_batch\":\"").expect("every answer has a token");
-        token.split('"').next().expect("a split has a first part").to_owned()
+        self.server.syncs.sync(&self.reader, &query).await.expect("the query is fine")
     }
+}
+
+/// Where an answer ends. Parsing it would take longer than making it.
+fn token(answer: &Bytes) -> String {
+    let answer = std::str::from_utf8(answer).expect("JSON is text");
+    let (_, token) = answer.rsplit_once("\"next_batch\":\"").expect("every answer has a token");
+    token.split('"').next().expect("a split has a first part").to_owned()
+}
+
+/// The rooms in an answer.
+fn rooms_in(answer: &Bytes) -> usize {
+    let answer = std::str::from_utf8(answer).expect("JSON is text");
+    answer.matches("\"timeline\":").count()
 }
