@@ -6,6 +6,7 @@ import { describe, it } from "node:test";
 import { Api, passwordOf, v3 } from "../lib/api.js";
 import { SHARED_SECRET } from "../lib/server.js";
 import { stage, verdict } from "../lib/stage.js";
+import { within } from "../lib/wait.js";
 
 describe("accounts", { concurrency: false }, () => {
   const on = stage("accounts");
@@ -95,7 +96,7 @@ describe("accounts", { concurrency: false }, () => {
     const { next_batch: since } = await phone.sync();
     const waiting = phone.send("GET", v3`/sync`, { query: { since, timeout: 30_000 } });
     await phone.post(v3`/logout`);
-    const end = await waiting;
+    const end = await within(waiting, "the sync of a session that ended is answered", 10_000);
     assert.ok(end.status === 401 || (end.status === 200 && end.body.next_batch), "neither hangs nor fails");
     assert.deepEqual(verdict(await phone.send("GET", v3`/sync`, { query: { since } })), [401, "M_UNKNOWN_TOKEN"]);
   });
