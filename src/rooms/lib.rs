@@ -37,4 +37,4 @@ pub use upgrade::{Upgrade, UpgradeError};
 pub use hearth_store::tables::Membership;
 
 #[cfg(test)]
-mod tests;
+mod service_tests;

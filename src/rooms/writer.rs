@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -50,6 +50,8 @@ pub(crate) struct Writer {
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) signing_key: Arc<SigningKey>,
     pub(crate) server_name: OwnedServerName,
+    /// The time of the newest create event, in milliseconds since the Unix epoch.
+    pub(crate) last_creation_ms: AtomicU64,
     active: Cache<RoomNumber, Arc<ActiveRoom>>,
 }
 
@@ -89,7 +91,8 @@ impl Writer {
         signing_key: Arc<SigningKey>,
         server_name: OwnedServerName,
     ) -> Self {
-        Self { store, clock, entropy, signing_key, server_name, active: Cache::new(ACTIVE_ROOMS_MAX) }
+        let active = Cache::new(ACTIVE_ROOMS_MAX);
+        Self { store, clock, entropy, signing_key, server_name, last_creation_ms: AtomicU64::new(0), active }
     }
 
     /// Hands a request to the room's queue and waits for its answer. A caller that goes away leaves it in the queue.

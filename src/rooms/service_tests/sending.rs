@@ -1,7 +1,10 @@
 use std::{collections::HashSet, sync::Arc};
 
 use hearth_core::RoomVersion;
-use hearth_ports::{Engine as _, mem::{Failure, MemEngine}};
+use hearth_ports::{
+    Engine as _,
+    mem::{Failure, MemEngine},
+};
 use hearth_store::{StateVersion, tables};
 use serde_json::{json, value::RawValue};
 
@@ -232,7 +235,10 @@ async fn messages_leave_the_state_as_it_is() {
     let before = world.head(&room_id).await;
     let sent = world.say(&room_id, "alice", "hello").await.unwrap();
     let after = world.head(&room_id).await;
-    assert_eq!((before.state, before.next_state, before.next_state_key), (after.state, after.next_state, after.next_state_key));
+    assert_eq!(
+        (before.state, before.next_state, before.next_state_key),
+        (after.state, after.next_state, after.next_state_key)
+    );
     let room = world.number(&room_id).await;
     let number = world.store.event_number(room, &sent).await.unwrap().unwrap();
     assert_eq!(number, before.next_event);
@@ -249,7 +255,9 @@ async fn bad_content_is_told_as_such() {
         let content = RawValue::from_string(content.to_owned()).unwrap();
         world.rooms.send(Message { content, ..message(&room_id, "alice", "", None) })
     };
-    for bad in ["[]", "1", "\"x\"", "{\"a\":1.5}", "{\"a\":9007199254740992}", "{\"a\":-9007199254740992}", "{\"a\":1e3}"] {
+    for bad in
+        ["[]", "1", "\"x\"", "{\"a\":1.5}", "{\"a\":9007199254740992}", "{\"a\":-9007199254740992}", "{\"a\":1e3}"]
+    {
         assert!(matches!(send(bad).await, Err(SendError::Content(_))), "{bad}");
     }
     let large = format!("{{\"a\":\"{}\"}}", "x".repeat(70_000));

@@ -128,11 +128,9 @@ async fn knocks_are_for_rooms_that_take_them() {
 async fn restricted_rooms_let_in_members_of_another() {
     let world = World::new().await;
     let space = world.create("alice", Preset::Public).await;
-    for (version, rule) in [
-        (RoomVersion::V8, "restricted"),
-        (RoomVersion::V10, "knock_restricted"),
-        (RoomVersion::V12, "restricted"),
-    ] {
+    for (version, rule) in
+        [(RoomVersion::V8, "restricted"), (RoomVersion::V10, "knock_restricted"), (RoomVersion::V12, "restricted")]
+    {
         let room_id = world.create_in("alice", Preset::Private, version).await;
         let allow = json!([{ "type": "m.room_membership", "room_id": space }, { "type": "other" }]);
         let rules = json!({ "join_rule": rule, "allow": allow });

@@ -51,11 +51,7 @@ async fn events_come_in_the_specified_order() {
                     state_key: String::new(),
                     content: object(json!({ "join_rule": "knock" })),
                 },
-                InitialState {
-                    kind: "org.example.thing".to_owned(),
-                    state_key: "one".to_owned(),
-                    content: Map::new(),
-                },
+                InitialState { kind: "org.example.thing".to_owned(), state_key: "one".to_owned(), content: Map::new() },
             ],
             ..creation("alice", Preset::Private)
         })
@@ -107,7 +103,9 @@ async fn who_is_trusted_is_as_powerful_as_the_creator() {
     let trusted = |version: &str| Creation {
         version: Some(version.to_owned()),
         invite: vec![(user("bob"), Map::new())],
-        creation_content: object(json!({ "additional_creators": ["@carol:hearth.test"], "creator": "@eve:hearth.test" })),
+        creation_content: object(
+            json!({ "additional_creators": ["@carol:hearth.test"], "creator": "@eve:hearth.test" }),
+        ),
         ..creation("alice", Preset::TrustedPrivate)
     };
     let old = world.rooms.create(trusted("11")).await.unwrap();
@@ -183,7 +181,7 @@ async fn an_alias_belongs_to_one_room_and_a_failed_creation_frees_it() {
         engine.fail_next(Failure::Before);
         engine.resume();
     };
-    let (failed, ()) = tokio::join!(claim, failing);
+    let ((), failed) = tokio::join!(failing, claim);
     assert!(matches!(failed, Err(CreateError::Unavailable(_))), "{failed:?}");
     world.rooms.create(named()).await.unwrap();
     assert!(matches!(world.rooms.create(named()).await, Err(CreateError::AliasTaken)));
