@@ -1,6 +1,16 @@
 //! Sockets: accepts connections within bounds, speaks TLS where it is configured, and drains at the end.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{Router, body::Body};
 use hearth_edge::Peer;
@@ -12,7 +22,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_rustls::TlsAcceptor;
 use tower::Service as _;
@@ -33,6 +43,9 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 const PONG_TIME_MAX: Duration = Duration::from_secs(20);
 /// After an error of `accept`, mostly no more descriptors, the next attempt waits so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// From a handler's answer to the socket: the rest of a poll, and a client that reads.
+const FLUSH_TIME: Duration = Duration::from_millis(300);
 
 /// A bound socket that accepts nothing yet.
 pub(crate) struct Socket {
@@ -65,6 +78,7 @@ pub(crate) async fn serve(socket: Socket, router: Router, config: &Config, mut s
         head_time_max: Duration::from_secs(config.http.head_timeout_s),
     };
     let slots = Arc::new(Semaphore::new(config.http.connections_max));
+    let requests = Arc::new(Requests::default());
     let graceful = GracefulShutdown::new();
     let Socket { bind, listener, tls } = socket;
     tracing::info!(%bind, tls = tls.is_some(), "listening");
@@ -82,7 +96,8 @@ pub(crate) async fn serve(socket: Socket, router: Router, config: &Config, mut s
                 continue;
             }
         };
-        let connection = Connection { router: router.clone(), peer, rules: rules.clone(), watcher: graceful.watcher() };
+        let handler = Handler { router: router.clone(), peer, requests: Arc::clone(&requests) };
+        let connection = Connection { handler, rules: rules.clone(), watcher: graceful.watcher() };
         let tls = tls.as_ref().map(|tls| tls.current());
         tokio::spawn(async move {
             match tls {
@@ -93,7 +108,11 @@ pub(crate) async fn serve(socket: Socket, router: Router, config: &Config, mut s
         });
     }
     drop(listener);
-    graceful.shutdown().await;
+    // A connection without a request ends at once, unless it dawdles within a head: nothing is owed to that.
+    tokio::select! {
+        () = graceful.shutdown() => {}
+        () = requests.answered() => {}
+    }
 }
 
 /// The next connection, once there is a slot for it.
@@ -110,8 +129,7 @@ async fn accept(
 
 /// What serves one connection.
 struct Connection {
-    router: Router,
-    peer: SocketAddr,
+    handler: Handler,
     rules: Rules,
     watcher: Watcher,
 }
@@ -121,22 +139,24 @@ impl Connection {
         match tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await {
             Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => self.http2(stream).await,
             Ok(Ok(stream)) => self.http1(stream).await,
-            Ok(Err(error)) => tracing::debug!(%error, peer = %self.peer, "no handshake"),
-            Err(_) => tracing::debug!(peer = %self.peer, "the handshake took too long"),
+            Ok(Err(error)) => tracing::debug!(%error, peer = %self.handler.peer, "no handshake"),
+            Err(_) => tracing::debug!(peer = %self.handler.peer, "the handshake took too long"),
         }
     }
 
     /// Without TLS this is the only protocol: telling HTTP/2 from it by its first bytes would have to wait for them.
     async fn http1(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let peer = self.handler.peer;
         let connection = conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.rules.head_time_max)
             .max_buf_size(self.rules.head_bytes_max)
-            .serve_connection(TokioIo::new(stream), Handler { router: self.router, peer: self.peer });
-        log_end(self.peer, self.watcher.watch(connection).await);
+            .serve_connection(TokioIo::new(stream), self.handler);
+        log_end(peer, self.watcher.watch(connection).await);
     }
 
     async fn http2(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let peer = self.handler.peer;
         let head_bytes_max = u32::try_from(self.rules.head_bytes_max).unwrap_or(u32::MAX);
         let connection = conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -144,8 +164,8 @@ impl Connection {
             .max_header_list_size(head_bytes_max)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PONG_TIME_MAX)
-            .serve_connection(TokioIo::new(stream), Handler { router: self.router, peer: self.peer });
-        log_end(self.peer, self.watcher.watch(connection).await);
+            .serve_connection(TokioIo::new(stream), self.handler);
+        log_end(peer, self.watcher.watch(connection).await);
     }
 }
 
@@ -159,6 +179,46 @@ fn log_end(peer: SocketAddr, result: Result<(), hyper::Error>) {
 struct Handler {
     router: Router,
     peer: SocketAddr,
+    requests: Arc<Requests>,
+}
+
+/// Requests that are being answered.
+#[derive(Default)]
+struct Requests {
+    running: AtomicUsize,
+    ended: Notify,
+}
+
+impl Requests {
+    /// Until there is none, and the last answer is likely to be on its way.
+    async fn answered(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.running.load(Ordering::SeqCst) == 0 {
+                break;
+            }
+            ended.await;
+        }
+        tokio::time::sleep(FLUSH_TIME).await;
+    }
+}
+
+/// Counts a request until it is answered, or dropped because its sender is gone.
+struct Running(Arc<Requests>);
+
+impl Running {
+    fn new(requests: &Arc<Requests>) -> Self {
+        requests.running.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(requests))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.ended.notify_waiters();
+        }
+    }
 }
 
 impl hyper::service::Service<Request<Incoming>> for Handler {
@@ -169,7 +229,13 @@ impl hyper::service::Service<Request<Incoming>> for Handler {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(self.peer));
+        let running = Running::new(&self.requests);
         // The router is ready at all times.
-        Box::pin(self.router.clone().call(request))
+        let answer = self.router.clone().call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(running);
+            answer
+        })
     }
 }

@@ -1,5 +1,7 @@
 //! The executable itself: first start, commands beside a running and a stopped server, drain, copies.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},

@@ -1,6 +1,8 @@
 //! The rules of docs/ARCHITECTURE.md that a compiler does not check: who may know whom, heavy packages in their leaves,
 //! crates that introduce themselves, functions and files of a size that can be read.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::{
     collections::BTreeMap,
     fs,
