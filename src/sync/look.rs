@@ -1,9 +1,12 @@
 //! One look at what a reader has not seen: which rooms, and the answer put together.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use hearth_store::{RoomNumber, UserLive, UserNumber, tables::Membership};
+use hearth_store::{
+    RoomNumber, UserLive, UserNumber,
+    tables::{Membership, MembershipRow},
+};
 use hearth_users::{AccountData, Fault, Ignored};
 use hearth_view::{EventFormat, Filter, delta::Wish};
 
@@ -93,6 +96,15 @@ impl Asked<'_> {
     }
 }
 
+/// What is known of a room before it is looked at.
+pub(crate) struct Known<'a> {
+    pub(crate) room: RoomNumber,
+    /// The reader's membership, if it was read.
+    pub(crate) row: Option<MembershipRow>,
+    /// The reader's account data of the room that is to be told.
+    pub(crate) account_data: &'a [AccountData],
+}
+
 /// The four sections of rooms while they are written: entries of an object.
 #[derive(Default)]
 pub(crate) struct Sections {
@@ -108,9 +120,10 @@ impl Look<'_> {
         let account_data = account::load(self).await?;
         let mut sections = Sections::new();
         let mut newcomers = Newcomers::default();
-        for room in self.rooms(&account_data.rooms).await? {
-            let changed = account_data.rooms.get(&room).map(Vec::as_slice).unwrap_or_default();
-            self.write_room(&mut sections, &mut newcomers, room, changed).await?;
+        for (room, row) in self.rooms(&account_data.rooms).await? {
+            let account_data = account_data.rooms.get(&room).map(Vec::as_slice).unwrap_or_default();
+            let known = Known { room, row, account_data };
+            self.write_room(&mut sections, &mut newcomers, &known).await?;
         }
         let mut out = std::mem::take(&mut sections.join);
         let is_joined_told = out.len() > Sections::JOIN.len();
@@ -126,16 +139,16 @@ impl Look<'_> {
         Ok(Some(out.into()))
     }
 
-    /// The rooms in which there may be something to tell.
+    /// The rooms in which there may be something to tell, with the reader's memberships as far as they were read.
     async fn rooms(
         &self,
         account_data: &HashMap<RoomNumber, Vec<AccountData>>,
-    ) -> Result<BTreeSet<RoomNumber>, SyncError> {
-        let mut rooms = BTreeSet::new();
+    ) -> Result<BTreeMap<RoomNumber, Option<MembershipRow>>, SyncError> {
+        let mut rooms = BTreeMap::new();
         if let Some(since) = self.since {
-            rooms.extend(self.live.rooms_since(&since.positions));
-            rooms.extend(account_data.keys().copied());
-            rooms.extend(self.typing_rooms(since));
+            let changed = self.live.rooms_since(&since.positions).into_iter();
+            let changed = changed.chain(account_data.keys().copied()).chain(self.typing_rooms(since));
+            rooms.extend(changed.map(|room| (room, None)));
         }
         if self.wish.first || self.wish.full_state {
             let all = self.syncs.store.user_rooms(self.user).await?;
@@ -143,7 +156,7 @@ impl Look<'_> {
                 let is_left = matches!(row.membership, Membership::Leave | Membership::Ban);
                 !is_left || (self.wish.first && self.wish.include_leave && row.joined_position > 0 && !row.forgotten)
             });
-            rooms.extend(wanted.map(|(room, _)| room));
+            rooms.extend(wanted.map(|(room, row)| (room, Some(row))));
         }
         Ok(rooms)
     }
@@ -163,13 +176,12 @@ impl Look<'_> {
         &self,
         sections: &mut Sections,
         newcomers: &mut Newcomers,
-        room: RoomNumber,
-        account_data: &[AccountData],
+        known: &Known<'_>,
     ) -> Result<(), SyncError> {
         let lengths = sections.lengths();
-        match room::write(self, sections, newcomers, room, account_data).await {
+        match room::write(self, sections, newcomers, known).await {
             Err(SyncError::Fault(Fault::Broken(reason))) => {
-                tracing::error!(room = room.0, reason, "a room can't be synced");
+                tracing::error!(room = known.room.0, reason, "a room can't be synced");
                 sections.truncate(lengths);
                 Ok(())
             }

@@ -14,6 +14,13 @@ use crate::{SyncError, json, look::Look, state::Differences, view::RoomView};
 /// shows.
 const NEWCOMERS_MAX: usize = 500;
 
+/// Of so many whose presence changed it is read one by one whether they share a room with the reader; where there are
+/// more, as at a first sync, those who are active in the reader's rooms are known first.
+const ASKED_ONE_BY_ONE_MAX: usize = 16;
+
+/// So many are asked about in the store at most, so that strangers by the thousand don't slow a sync down.
+const ASKED_MAX: usize = 200;
+
 const MEMBER: &str = "m.room.member";
 
 /// Whom the reader met since the last sync: their presence is news although it did not change.
@@ -84,10 +91,19 @@ async fn gather(look: &Look<'_>, newcomers: &Newcomers) -> Result<BTreeMap<Owned
     let serial = look.since.map_or(0, |since| since.serial_in(look.now.epoch));
     let changed = if serial == look.now.serial { Vec::new() } else { users.presence_since(serial) };
     let joined: Vec<RoomNumber> = if changed.is_empty() { Vec::new() } else { joined_rooms(look) };
+    let near = if changed.len() > ASKED_ONE_BY_ONE_MAX { active_around(look, &joined) } else { HashSet::new() };
+    let mut asked = 0;
     for update in changed {
         // Whoever starts takes everybody for offline.
-        let is_known = look.since.is_none() && update.presence.state == PresenceState::Offline;
-        if !is_known && shares_room(look, update.user, &joined).await? {
+        if look.since.is_none() && update.presence.state == PresenceState::Offline {
+            continue;
+        }
+        let mut shares = update.user == look.user || near.contains(&update.user);
+        if !shares && asked < ASKED_MAX {
+            asked += 1;
+            shares = shares_room(look, update.user, &joined).await?;
+        }
+        if shares {
             told.insert(update.user_id, update.presence);
         }
     }
@@ -108,11 +124,13 @@ fn joined_rooms(look: &Look<'_>) -> Vec<RoomNumber> {
     joined
 }
 
-/// Whether somebody is in one of these rooms, which are sorted, or is the reader.
+/// Those in the rooms who have a sync running or had one lately.
+fn active_around(look: &Look<'_>, joined: &[RoomNumber]) -> HashSet<UserNumber> {
+    joined.iter().flat_map(|room| look.syncs.store.live().active_users(*room)).collect()
+}
+
+/// Whether somebody is in one of these rooms, which are sorted.
 async fn shares_room(look: &Look<'_>, user: UserNumber, joined: &[RoomNumber]) -> Result<bool, SyncError> {
-    if user == look.user {
-        return Ok(true);
-    }
     let theirs = look.syncs.store.user_rooms(user).await?;
     Ok(theirs.iter().any(|(room, row)| row.membership == Membership::Join && joined.binary_search(room).is_ok()))
 }

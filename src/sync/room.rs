@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_store::{LoadError, Order, RoomNumber, StateVersion, StoredEvent, tables::MembershipRow};
+use hearth_store::{LoadError, Order, StateVersion, StoredEvent, tables::MembershipRow};
 use hearth_users::AccountData;
 use hearth_view::{
     Membership,
@@ -11,7 +11,7 @@ use hearth_view::{
 
 use crate::{
     SyncError, account, json,
-    look::{Look, Sections},
+    look::{Known, Look, Sections},
     presence::Newcomers,
     receipts,
     state::{self, Span},
@@ -30,14 +30,14 @@ pub(crate) async fn write(
     look: &Look<'_>,
     sections: &mut Sections,
     newcomers: &mut Newcomers,
-    room: RoomNumber,
-    account_data: &[AccountData],
+    known: &Known<'_>,
 ) -> Result<(), SyncError> {
-    let Some(view) = RoomView::new(look, room).await? else { return Ok(()) };
+    let Some(view) = RoomView::new(look, known.room).await? else { return Ok(()) };
     if !look.filter.room.allows_room(view.room_id.as_str()) {
         return Ok(());
     }
-    let Some(mut visit) = Visit::begin(view).await? else { return Ok(()) };
+    let Some(mut visit) = Visit::begin(view, known.row).await? else { return Ok(()) };
+    let account_data = known.account_data;
     match section(&look.wish, &visit.passage) {
         None => Ok(()),
         Some(Section::Join { newly }) => visit.write_joined(&mut sections.join, newcomers, newly, account_data).await,
@@ -62,7 +62,8 @@ struct Visit<'a> {
     own: Arc<StoredEvent>,
     /// For those who left: the event by which they did.
     departure: Option<Arc<StoredEvent>>,
-    row: MembershipRow,
+    /// Where the reader last came to be joined; 0 is never, or that it did not matter.
+    joined_position: u64,
 }
 
 /// What surrounds the timeline of a room that the reader is or was in.
@@ -76,7 +77,7 @@ struct Stretch {
 
 impl<'a> Visit<'a> {
     /// `None` where the reader has and had no part in the room.
-    async fn begin(view: RoomView<'a>) -> Result<Option<Self>, SyncError> {
+    async fn begin(view: RoomView<'a>, row: Option<MembershipRow>) -> Result<Option<Self>, SyncError> {
         let look = view.look;
         let store = &look.syncs.store;
         let partition = view.room.partition();
@@ -88,29 +89,32 @@ impl<'a> Visit<'a> {
             Some(since) => tape.state_at(store, since).await?,
             None => StateVersion::EMPTY,
         };
-        let (Some(own), Some(row)) =
-            (view.own_member(tape.state_now()).await?, store.membership(look.user, view.room).await?)
-        else {
-            return Ok(None);
-        };
+        let Some(own) = view.own_member(tape.state_now()).await? else { return Ok(None) };
         let own_before = view.own_member(state_before).await?;
+        let changed = own_before.as_ref().is_none_or(|before| before.number != own.number);
+        let row = match row {
+            None if changed => store.membership(look.user, view.room).await?,
+            // Under one and the same member event nobody has come or gone.
+            known => known,
+        };
+        let joined_position = row.map_or(0, |row| row.joined_position);
         let membership = |event: &StoredEvent| Membership::of(Some(&event.event));
-        let mut passage = Passage {
+        let passage = Passage {
             before: own_before.as_deref().map_or(Membership::Leave, membership),
             after: membership(&own),
-            changed: own_before.is_none_or(|before| before.number != own.number),
-            joined_between: row.joined_position > since.map_or(0, |since| since.position),
+            changed,
+            joined_between: joined_position > since.map_or(0, |since| since.position),
             departed_from: Membership::Leave,
-            forgotten: row.forgotten,
+            forgotten: row.is_some_and(|row| row.forgotten),
         };
-        let mut departure = None;
-        if matches!(passage.after, Membership::Leave | Membership::Ban) && (passage.changed || look.wish.first) {
-            let (event, from) = find_departure(&view, Arc::clone(&own)).await?;
-            passage.departed_from = from;
-            passage.changed = since.is_none_or(|since| event.header.order() > since);
-            departure = Some(event);
+        let mut visit = Self { view, tape, since, state_before, passage, own, departure: None, joined_position };
+        if matches!(visit.passage.after, Membership::Leave | Membership::Ban) && (changed || look.wish.first) {
+            let (event, from) = find_departure(&visit.view, Arc::clone(&visit.own)).await?;
+            visit.passage.departed_from = from;
+            visit.passage.changed = since.is_none_or(|since| event.header.order() > since);
+            visit.departure = Some(event);
         }
-        Ok(Some(Self { view, tape, since, state_before, passage, own, departure, row }))
+        Ok(Some(visit))
     }
 
     /// What the client has of a stay, and what of its timeline is new to it.
@@ -193,7 +197,7 @@ impl<'a> Visit<'a> {
         let store = &self.view.look.syncs.store;
         let limit = self.view.look.filter.room.timeline.events.limit_or(LIMIT_DEFAULT, LIMIT_MAX);
         self.tape = Tape::read(store, self.view.room, departure.header.order(), limit).await?;
-        self.view.joined_until = self.row.joined_position;
+        self.view.joined_until = self.joined_position;
         let Stretch { base, after, all_is_news } = self.stretch(newly);
         let timeline = self.gather(after).await?;
         let state = if was_joined {

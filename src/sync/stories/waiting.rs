@@ -145,6 +145,30 @@ async fn without_news_the_store_is_not_asked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_costs_few_reads_in_however_many_rooms() {
+    let (world, alice, bob, room, _) = bob_waits().await;
+    for number in 0..50 {
+        world.room(&format!("other{number}"), &bob).await;
+    }
+    room.visibility(&alice, "shared").await;
+    let first = world.first(&bob, json!({})).await;
+    room.message(&alice, "1").await;
+    let second = world.next(&bob, &first, json!({})).await;
+    room.message(&alice, "2").await;
+    let reads = world.engine.reads();
+    assert_eq!(said(in_section(&world.next(&bob, &second, json!({})).await, "join", &room)), ["2"]);
+    // The timeline, the event that nobody has read before, the receipts' list and (none of) their rows.
+    assert!(world.engine.reads() - reads <= 4, "{} reads", world.engine.reads() - reads);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_holds_little_memory() {
+    let (world, _, bob, _, query) = bob_waits().await;
+    let future = world.syncs.sync(&bob.reader, &query);
+    assert!(std::mem::size_of_val(&future) <= 2_048, "{} bytes", std::mem::size_of_val(&future));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_survives_a_restart() {
     let (world, alice, bob, room, query) = bob_waits().await;
     world.users.set_typing(room.number, &alice.reader.user_id, Some(Duration::from_secs(10)));
