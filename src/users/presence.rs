@@ -105,8 +105,8 @@ struct Entry {
     serial: u64,
     state: PresenceState,
     status_msg: Option<String>,
-    /// `None` if never.
-    active: Option<Instant>,
+    /// When they last did something; being seen for the first time is something.
+    active: Instant,
     currently_active: bool,
     /// Syncs that are running now.
     syncing: u32,
@@ -139,11 +139,11 @@ impl Drop for Syncing {
 
 impl Entry {
     fn shown(&self, now: Instant) -> Presence {
-        let ago = self.active.map(|active| now.duration_since(active).as_millis());
+        let ago = now.duration_since(self.active).as_millis();
         Presence {
             state: self.state,
             status_msg: self.status_msg.clone(),
-            last_active_ago_ms: ago.map(|ago| u64::try_from(ago).unwrap_or(u64::MAX)),
+            last_active_ago_ms: Some(u64::try_from(ago).unwrap_or(u64::MAX)),
             currently_active: self.currently_active,
         }
     }
@@ -154,13 +154,13 @@ impl Entry {
     }
 
     fn touch(&mut self, now: Instant) {
-        self.active = Some(now);
+        self.active = now;
         self.currently_active = self.state == PresenceState::Online;
     }
 
     /// What time does.
     fn age(&mut self, now: Instant) {
-        let idle = self.active.map_or(IDLE_AFTER, |active| now.duration_since(active));
+        let idle = now.duration_since(self.active);
         if self.syncing == 0 && now.duration_since(self.seen) >= OFFLINE_AFTER {
             self.state = PresenceState::Offline;
         } else if self.state == PresenceState::Online && idle >= IDLE_AFTER {
@@ -296,7 +296,7 @@ impl Users {
             serial: 0,
             state: PresenceState::Offline,
             status_msg: None,
-            active: None,
+            active: now,
             currently_active: false,
             syncing: 0,
             seen: now,
@@ -371,5 +371,5 @@ impl Users {
 }
 
 fn idles(entry: &Entry, now: Instant) -> bool {
-    entry.active.is_some_and(|active| now.duration_since(active) >= IDLE_AFTER)
+    now.duration_since(entry.active) >= IDLE_AFTER
 }

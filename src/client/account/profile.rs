@@ -32,6 +32,11 @@ async fn get_field(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> 
     let user_id = local(&state, &call)?;
     let name = call.path_str("key_name");
     let value = match state.users.profile_field(&user_id, name).await {
+        // These two were always there, if only empty, before there were others; clients do not expect a 404 for them.
+        Err(ProfileError::NotFound) if is_member_field(name) => {
+            state.users.profile(&user_id).await.map_err(profile_error)?;
+            return Ok(Reply::empty());
+        }
         // "There is no profile field with this key for this user", whatever the key looks like.
         Err(ProfileError::BadKey | ProfileError::KeyTooLarge) => return Err(profile_error(ProfileError::NotFound)),
         value => value.map_err(profile_error)?,

@@ -104,7 +104,7 @@ async fn typing_ends_by_itself() {
     assert_eq!(users.typing_since(room, typing.serial), None, "to go on typing is no news");
     tokio::time::sleep(Duration::from_secs(12)).await;
     let later = users.typing_since(room, typing.serial).unwrap();
-    assert_eq!(later.users, [bob.clone()]);
+    assert_eq!(later.users, std::slice::from_ref(&bob));
     users.set_typing(room, &bob, None);
     let end = users.typing_since(room, later.serial).unwrap();
     assert!(end.users.is_empty() && end.serial == users.serial());
