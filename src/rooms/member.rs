@@ -158,10 +158,11 @@ impl Writer {
         // Who vouches is the server's to say.
         content.remove("join_authorised_via_users_server");
         let is_let_in = matches!(membership, Some(Membership::Join | Membership::Invite));
-        if action == MemberAction::Join && !is_let_in {
-            if let Some(voucher) = self.find_voucher(cache, &intent.target).await? {
-                content.insert("join_authorised_via_users_server".to_owned(), voucher.to_string().into());
-            }
+        if action == MemberAction::Join
+            && !is_let_in
+            && let Some(voucher) = self.find_voucher(cache, &intent.target).await?
+        {
+            content.insert("join_authorised_via_users_server".to_owned(), voucher.to_string().into());
         }
         Ok(content)
     }
