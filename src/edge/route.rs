@@ -161,7 +161,7 @@ impl<S: Send + Sync + 'static> Route<S> {
         &self.method
     }
 
-    /// The path templates, the first one names the route in metrics.
+    /// The path templates; the newest version names the route in metrics.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.paths.iter().map(String::as_str)
     }

@@ -105,7 +105,8 @@ impl Edge {
     }
 
     fn add<S: Send + Sync + 'static>(&mut self, state: &Arc<S>, route: &Route<S>) {
-        let name = route.paths.last().map_or_else(String::new, |path| format!("{} {path}", route.method));
+        // The newest version of the path: v3 is behind r0 and v1.
+        let name = route.paths.iter().max().map_or_else(String::new, |path| format!("{} {path}", route.method));
         let metrics = Arc::new(RouteMetrics::new(name));
         for path in &route.paths {
             let (shape, names) = shape(path);
@@ -194,7 +195,10 @@ impl Place {
             }
             Err(error) => Err(error.clone()),
         };
-        let mut reply = result.unwrap_or_else(|error| error.into_reply(&request_id));
+        let mut reply = result.unwrap_or_else(|error| {
+            log_refusal(&error, &request_id, metrics.route());
+            error.into_reply(&request_id)
+        });
         if cross_origin {
             cors::add(&mut reply.headers);
         }
@@ -252,6 +256,17 @@ impl Shared {
             tracing::error!("a handler panicked");
             Err(Error::internal())
         })
+    }
+}
+
+/// Lets whoever reports an error answer be found by its request id. The answer's text may quote the request, so it is
+/// not logged.
+fn log_refusal(error: &Error, id: &str, route: &str) {
+    let (status, errcode) = (error.status().as_u16(), error.errcode());
+    match status {
+        500.. => tracing::warn!(id, route, status, errcode, "request failed"),
+        _ if errcode.is_empty() => tracing::debug!(id, route, status, "interactive authentication"),
+        _ => tracing::info!(id, route, status, errcode, "request refused"),
     }
 }
 

@@ -236,9 +236,9 @@ fn functions(text: &str) -> Vec<(String, usize)> {
         Some((number, line.len() - code.len(), name.to_owned()))
     });
     let length = |number: usize, indent: usize| {
-        let ends = |line: &&str| line.starts_with(&" ".repeat(indent)) && line[indent..].starts_with('}');
+        let ends = |line: &str| line.starts_with(&" ".repeat(indent)) && line[indent..].starts_with('}');
         let one_line = lines[number].trim_end().ends_with('}') || lines[number].trim_end().ends_with(';');
-        if one_line { Some(1) } else { lines[number..].iter().position(|line| ends(&line)).map(|end| end + 1) }
+        if one_line { Some(1) } else { lines[number..].iter().position(|line| ends(line)).map(|end| end + 1) }
     };
     heads.filter_map(|(number, indent, name)| Some((name, length(number, indent)?))).collect()
 }
