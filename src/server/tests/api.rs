@@ -1,0 +1,222 @@
+//! A whole server over the in-memory engine, asked over HTTP.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::sync::Arc;
+
+use axum::{Router, body::Body};
+use hearth_client::{ClientSettings, WellKnown};
+use hearth_core::{RoomVersion, SigningKey};
+use hearth_edge::{Access, EdgeSettings, LimitSettings};
+use hearth_ports::{ManualClock, SeededEntropy, mem::MemEngine};
+use hearth_rooms::RoomsSettings;
+use hearth_server::{Ports, Server, ServerSettings};
+use hearth_store::StoreSettings;
+use hearth_sync::SyncSettings;
+use hearth_users::{PasswordSettings, Registration, UserSettings};
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use ruma::{OwnedServerName, server_name};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+/// A world that servers come and go in.
+struct World {
+    engine: Arc<MemEngine>,
+    clock: Arc<ManualClock>,
+}
+
+/// A device that is logged in.
+struct Device<'a> {
+    router: &'a Router,
+    token: String,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { engine: MemEngine::new(), clock: Arc::new(ManualClock::at_ms(1_700_000_000_000)) }
+    }
+
+    async fn start(&self, seed: u64) -> Server {
+        let ports = Ports {
+            engine: self.engine.clone(),
+            clock: self.clock.clone(),
+            entropy: Arc::new(SeededEntropy::new(seed)),
+        };
+        Server::start(settings(), ports, SigningKey::from_seed(&[7; 32], "1")).await.unwrap()
+    }
+}
+
+fn settings() -> ServerSettings {
+    let server_name: OwnedServerName = server_name!("example.org").to_owned();
+    let passwords = PasswordSettings { argon2_memory_kib: 8, argon2_iterations: 1, ..PasswordSettings::default() };
+    let registration = Registration::Open;
+    ServerSettings {
+        store: StoreSettings::default(),
+        users: UserSettings { registration, guests: true, passwords, ..UserSettings::new(server_name.clone()) },
+        rooms: RoomsSettings::default(),
+        syncs: SyncSettings::default(),
+        client: ClientSettings {
+            server_name: server_name.clone(),
+            default_room_version: RoomVersion::DEFAULT,
+            well_known: WellKnown::default(),
+        },
+        edge: EdgeSettings { limits: LimitSettings { enabled: false, rates: Vec::new() }, trusted_proxies: Vec::new() },
+        registration_tokens: Vec::new(),
+        server_name,
+    }
+}
+
+async fn send(router: &Router, method: Method, path: &str, token: &str, body: &[u8]) -> (StatusCode, Value) {
+    let mut request = Request::builder().method(method).uri(path);
+    if !token.is_empty() {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let request = request.body(Body::from(body.to_vec())).unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+impl<'a> Device<'a> {
+    async fn register(router: &'a Router, name: &str) -> Self {
+        let body = json!({ "username": name, "password": "correct horse", "auth": { "type": "m.login.dummy" } });
+        let path = "/_matrix/client/v3/register";
+        let (status, answer) = send(router, Method::POST, path, "", body.to_string().as_bytes()).await;
+        assert_eq!(status, 200, "{answer}");
+        Self { router, token: answer["access_token"].as_str().unwrap().to_owned() }
+    }
+
+    /// A request that must succeed.
+    async fn ask(&self, method: Method, path: &str, body: Value) -> Value {
+        let body = if method == Method::GET { Vec::new() } else { body.to_string().into_bytes() };
+        let path = format!("/_matrix/client/v3/{path}");
+        let (status, answer) = send(self.router, method, &path, &self.token, &body).await;
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    }
+}
+
+/// A path with something for each variable.
+fn fill(path: &str, value: &str) -> String {
+    let segments = path.split('/').map(|segment| if segment.starts_with('{') { value } else { segment });
+    segments.collect::<Vec<_>>().join("/")
+}
+
+#[tokio::test]
+async fn no_route_answers_a_stranger_unless_it_says_so() {
+    let server = World::new().start(1).await;
+    let router = server.router();
+    for route in hearth_client::routes() {
+        for path in route.paths() {
+            let filled = fill(path, "x");
+            let (status, answer) = send(&router, route.method().clone(), &filled, "", b"{}").await;
+            let errcode = answer["errcode"].as_str().unwrap_or_default();
+            match route.access() {
+                Access::Public | Access::Optional => assert!(status.as_u16() < 500, "{path}: {answer}"),
+                Access::User | Access::UserOrGuest | Access::Admin => {
+                    assert_eq!((status.as_u16(), errcode), (401, "M_MISSING_TOKEN"), "{path}");
+                }
+            }
+            let (status, answer) = send(&router, Method::PATCH, &filled, "", b"").await;
+            assert_eq!((status.as_u16(), &answer["errcode"]), (405, &json!("M_UNRECOGNIZED")), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_input_is_our_fault() {
+    let world = World::new();
+    let server = world.start(1).await;
+    let router = server.router();
+    let bodies: [&[u8]; 9] = [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b"{",
+        b"\xff",
+        b"{\"a\":1e400}",
+        b"{\"user_id\":7,\"type\":[],\"room_id\":{},\"limit\":-1}",
+        b"{\"auth\":{\"type\":\"m.login.password\",\"session\":{}},\"password\":\"\"}",
+    ];
+    let names = ["x", "%00", "@alice:example.org", "!x:example.org", "%23x:example.org", "%F0%9F%98%80", "-1"];
+    let queries = [
+        "",
+        "?limit=-1&from=x&since=x&timeout=0&filter=%7B&dir=q&at=x",
+        "?limit=99999999999999999999&ts=-1&dir=b&timeout=0",
+    ];
+    for (number, route) in hearth_client::routes().into_iter().enumerate() {
+        // Some of them end the session, so each route has its own.
+        let device = Device::register(&router, &format!("user{number}")).await;
+        let path = route.paths().next().unwrap().to_owned();
+        for (name, body) in names.iter().flat_map(|name| bodies.iter().map(move |body| (name, body))) {
+            let query = queries[(name.len() + body.len()) % queries.len()];
+            let filled = format!("{}{query}", fill(&path, name));
+            let (status, answer) = send(&router, route.method().clone(), &filled, &device.token, body).await;
+            let body = String::from_utf8_lossy(body);
+            assert!(status.as_u16() < 500, "{} {filled} {body}: {status} {answer}", route.method());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_built_is_not_there() {
+    let server = World::new().start(1).await;
+    let router = server.router();
+    for path in ["/", "/_matrix/federation/v1/version", "/_matrix/media/v3/config", "/_matrix/client/v3/search"] {
+        let (status, answer) = send(&router, Method::GET, path, "", b"").await;
+        assert_eq!((status.as_u16(), &answer["errcode"]), (404, &json!("M_UNRECOGNIZED")), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_survives_a_restart() {
+    let world = World::new();
+    let (first, token, room, event);
+    {
+        let server = world.start(1).await;
+        let router = server.router();
+        let alice = Device::register(&router, "alice").await;
+        let bob = Device::register(&router, "bob").await;
+        let made = alice.ask(Method::POST, "createRoom", json!({ "invite": ["@bob:example.org"] })).await;
+        room = made["room_id"].as_str().unwrap().to_owned();
+        bob.ask(Method::POST, &format!("join/{room}"), json!({})).await;
+        let since = bob.ask(Method::GET, "sync", Value::Null).await["next_batch"].as_str().unwrap().to_owned();
+        world.clock.advance_ms(1_000);
+        let sent =
+            alice.ask(Method::PUT, &format!("rooms/{room}/send/m.room.message/1"), json!({ "body": "hello" })).await;
+        event = sent["event_id"].clone();
+        (first, token) = (since, bob.token);
+        server.stop();
+    }
+    let server = world.start(2).await;
+    let router = server.router();
+    let bob = Device { router: &router, token };
+    let news = bob.ask(Method::GET, &format!("sync?since={first}&timeout=0"), Value::Null).await;
+    let timeline = &news["rooms"]["join"][&room]["timeline"];
+    assert_eq!(timeline["events"].as_array().unwrap().len(), 1, "{news}");
+    assert_eq!(timeline["events"][0]["event_id"], event);
+    let next = news["next_batch"].as_str().unwrap();
+    let news = bob.ask(Method::GET, &format!("sync?since={next}&timeout=0"), Value::Null).await;
+    assert_eq!(news["rooms"]["join"].get(&room), None, "nothing is told twice");
+}
+
+#[tokio::test]
+async fn a_server_that_stops_answers_those_who_wait() {
+    let server = World::new().start(1).await;
+    let router = server.router();
+    let alice = Device::register(&router, "alice").await;
+    let since = alice.ask(Method::GET, "sync", Value::Null).await["next_batch"].as_str().unwrap().to_owned();
+    let path = format!("/_matrix/client/v3/sync?since={since}&timeout=100000");
+    let (waiting, token) = (router.clone(), alice.token.clone());
+    let poll = tokio::spawn(async move { send(&waiting, Method::GET, &path, &token, b"").await });
+    assert_eq!(send(&router, Method::GET, "/ready", "", b"").await.0, 200);
+    server.stop();
+    let (status, answer) = poll.await.unwrap();
+    assert_eq!(status, 200);
+    assert!(answer["next_batch"].is_string());
+    assert_eq!(send(&router, Method::GET, "/ready", "", b"").await.0, 503);
+    assert_eq!(send(&router, Method::GET, "/health", "", b"").await.0, 200);
+}
