@@ -4,8 +4,8 @@ use hearth_ports::{KeyRange, Page};
 use hearth_store::{
     LogEntry, Position, RoomNumber, Table, UserNumber, Write, encode,
     tables::users::{
-        ACCOUNT_DATA_POSITION_OFFSET, AccountDataIndexRow, AccountDataRow, account_data_index_key, account_data_index_prefix,
-        account_data_key, account_data_prefix, account_data_room_of_key,
+        ACCOUNT_DATA_POSITION_OFFSET, AccountDataIndexRow, AccountDataRow, account_data_index_key,
+        account_data_index_prefix, account_data_key, account_data_prefix, account_data_room_of_key,
     },
 };
 use ruma::{RoomId, UserId};
@@ -66,7 +66,12 @@ impl Users {
     }
 
     /// Account data of one type.
-    pub async fn account_data(&self, user_id: &UserId, room_id: Option<&RoomId>, kind: &str) -> Result<Option<String>, Fault> {
+    pub async fn account_data(
+        &self,
+        user_id: &UserId,
+        room_id: Option<&RoomId>,
+        kind: &str,
+    ) -> Result<Option<String>, Fault> {
         if kind.len() > TYPE_BYTES_MAX {
             return Ok(None);
         }
@@ -95,7 +100,12 @@ impl Users {
 
     /// Account data that changed after `since`, up to and with `until`. What changed again behind `until` is left out: it
     /// will be found by who reads on from there.
-    pub async fn account_data_since(&self, user: UserNumber, since: Position, until: Position) -> Result<Vec<AccountData>, Fault> {
+    pub async fn account_data_since(
+        &self,
+        user: UserNumber,
+        since: Position,
+        until: Position,
+    ) -> Result<Vec<AccountData>, Fault> {
         let mut range = KeyRange::prefix(account_data_index_prefix(user));
         let Some(first) = since.0.checked_add(1) else { return Ok(Vec::new()) };
         range.from = account_data_index_key(user, first);
@@ -113,7 +123,11 @@ impl Users {
         }
     }
 
-    async fn account_data_of_index(&self, user: UserNumber, index: AccountDataIndexRow) -> Result<Option<AccountData>, Fault> {
+    async fn account_data_of_index(
+        &self,
+        user: UserNumber,
+        index: AccountDataIndexRow,
+    ) -> Result<Option<AccountData>, Fault> {
         let AccountDataIndexRow { room, kind } = index;
         if room.is_none() && kind == PUSH_RULES {
             let content = self.push_rules_content(user).await?;

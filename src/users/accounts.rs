@@ -1,11 +1,11 @@
 //! Accounts: made once, never deleted.
 
 use bytes::Bytes;
+use hearth_ports::{KeyRange, Page};
 use hearth_store::{
     LogEntry, Table, UserNumber, Write,
     tables::users::{AccountKind, AccountRow, PasswordHash, account_key, account_of_key, accounts_prefix, profile_key},
 };
-use hearth_ports::{KeyRange, Page};
 use quick_cache::sync::Cache;
 use ruma::{OwnedUserId, UserId};
 
@@ -130,7 +130,12 @@ impl Users {
     }
 
     /// Makes an account with a plain password, for `hearth user create`.
-    pub async fn create_account(&self, localpart: Localpart, password: &str, admin: bool) -> Result<OwnedUserId, CreateError> {
+    pub async fn create_account(
+        &self,
+        localpart: Localpart,
+        password: &str,
+        admin: bool,
+    ) -> Result<OwnedUserId, CreateError> {
         let password = self.passwords.hash(password).await.map_err(|error| Fault::Unavailable(error.to_string()))?;
         self.create(&NewAccount { localpart, password: Some(password), kind: AccountKind::Full, admin }).await
     }
@@ -292,7 +297,7 @@ impl Users {
                 write.log(at, LogEntry::DeviceList { user: loaded.user });
             }
             if committed(self.store.commit(write).await)? {
-                self.sessions.remove(&ended);
+                self.end_tokens(&ended);
                 return Ok(());
             }
         }
@@ -323,7 +328,11 @@ impl Users {
         loaded.filter(|loaded| !loaded.row.deactivated).ok_or(AccountError::NotFound)
     }
 
-    async fn change_account(&self, user_id: &UserId, change: impl Fn(&mut AccountRow) + Send) -> Result<(), AccountError> {
+    async fn change_account(
+        &self,
+        user_id: &UserId,
+        change: impl Fn(&mut AccountRow) + Send,
+    ) -> Result<(), AccountError> {
         for _ in 0..COMMIT_ATTEMPTS {
             let loaded = self.load_active(user_id).await?;
             let mut row = loaded.row.clone();

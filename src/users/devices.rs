@@ -84,7 +84,12 @@ impl Users {
     }
 
     /// Gives a device another name; `None` keeps it.
-    pub async fn rename_device(&self, user_id: &UserId, device_id: &str, name: Option<&str>) -> Result<(), DeviceError> {
+    pub async fn rename_device(
+        &self,
+        user_id: &UserId,
+        device_id: &str,
+        name: Option<&str>,
+    ) -> Result<(), DeviceError> {
         if name.is_some_and(|name| name.len() > NAME_BYTES_MAX) {
             return Err(DeviceError::NameTooLong);
         }
@@ -127,7 +132,7 @@ impl Users {
             let at = write.position();
             write.log(at, LogEntry::DeviceList { user });
             if committed(self.store.commit(write).await)? {
-                self.sessions.remove(&ended);
+                self.end_tokens(&ended);
                 return Ok(());
             }
         }
@@ -164,11 +169,15 @@ impl Users {
 
     /// Forgets what memory knows of ended sessions and of a user whose rights have changed.
     pub(crate) fn forget(&self, user: UserNumber, ended: &[TokenHash]) {
-        self.sessions.remove(ended);
+        self.end_tokens(ended);
         self.sessions.remove_user(user);
     }
 
-    pub(crate) async fn load_device(&self, user: UserNumber, device_id: &str) -> Result<Option<(DeviceRow, Bytes)>, Fault> {
+    pub(crate) async fn load_device(
+        &self,
+        user: UserNumber,
+        device_id: &str,
+    ) -> Result<Option<(DeviceRow, Bytes)>, Fault> {
         let Some(bytes) = self.store.get_bytes(Table::Us, &device_key(user, device_id)).await? else { return Ok(None) };
         Ok(Some((hearth_store::decode(&bytes)?, bytes)))
     }
@@ -182,7 +191,8 @@ impl Users {
             let Some(last) = page.last() else { return Ok(devices) };
             range.from = [&last.key[..], &[0]].concat().into();
             for entry in page {
-                let device_id = device_of_key(&entry.key).ok_or_else(|| Fault::Broken("a device's key is no text".to_owned()))?;
+                let device_id =
+                    device_of_key(&entry.key).ok_or_else(|| Fault::Broken("a device's key is no text".to_owned()))?;
                 let row = hearth_store::decode(&entry.value)?;
                 devices.push((device_id.to_owned(), entry.value, row));
             }

@@ -226,7 +226,8 @@ impl Users {
             let Some(last) = page.last() else { return Ok(()) };
             range.from = [&last.key[..], &[0]].concat().into();
             for entry in page {
-                let over = hearth_store::decode::<InteractiveRow>(&entry.value).is_ok_and(|row| row.expires_ts_ms <= now_ms);
+                let over =
+                    hearth_store::decode::<InteractiveRow>(&entry.value).is_ok_and(|row| row.expires_ts_ms <= now_ms);
                 let id = entry.key.get(1..).and_then(|id| std::str::from_utf8(id).ok());
                 if let (true, Some(id)) = (over, id) {
                     let mut write = Write::new(interactive_partition(id));

@@ -7,6 +7,7 @@
 mod account_data;
 mod accounts;
 mod devices;
+mod ends;
 mod fault;
 mod filters;
 mod ignored;
@@ -33,12 +34,11 @@ mod users;
 pub use account_data::{ACCOUNT_DATA_BYTES_MAX, AccountData, AccountDataError};
 pub use accounts::{Account, AccountError, CreateError, NewAccount};
 pub use devices::{Device, DeviceError};
+pub use ends::SessionEnd;
 pub use fault::Fault;
 pub use filters::{FILTER_BYTES_MAX, FilterError};
 pub use ignored::Ignored;
-pub use interactive::{
-    Challenge, InteractError, Interaction, Operation, Passed, Proof, ProofOf, Refusal, Stage,
-};
+pub use interactive::{Challenge, InteractError, Interaction, Operation, Passed, Proof, ProofOf, Refusal, Stage};
 pub use names::{BadName, Localpart};
 pub use openid::{OPENID_TOKEN_LIFETIME_MS, OpenidToken};
 pub use passwords::{PASSWORD_BYTES_MAX, PasswordError};

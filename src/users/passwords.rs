@@ -80,10 +80,13 @@ impl Passwords {
         let turn = Arc::clone(&self.turns).acquire_owned().await.expect("the semaphore is never closed");
         let password = password.to_owned();
         let work = move || {
-            let params = Params::new(memory_kib.max(8), iterations.max(1), 1, Some(32)).expect("the parameters are in range");
+            let params =
+                Params::new(memory_kib.max(8), iterations.max(1), 1, Some(32)).expect("the parameters are in range");
             let mut hash = [0; 32];
             let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-            argon2.hash_password_into(password.as_bytes(), &salt, &mut hash).expect("length of password and salt are in range");
+            argon2
+                .hash_password_into(password.as_bytes(), &salt, &mut hash)
+                .expect("length of password and salt are in range");
             // Blocking work goes on even if nobody waits for it any more, so the turn ends here.
             drop(turn);
             hash
@@ -122,7 +125,8 @@ impl Drop for Place<'_> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::future::join_all;
+    use std::task::{Context, Poll, Waker};
+
     use hearth_ports::SeededEntropy;
 
     use super::*;
@@ -148,9 +152,13 @@ mod tests {
     #[tokio::test]
     async fn a_storm_is_turned_away_at_the_end_of_the_line() {
         let passwords = passwords();
-        let storm = join_all((0..200).map(|_| passwords.verify("x", None))).await;
-        let busy = storm.iter().filter(|result| **result == Err(PasswordError::Busy)).count();
+        let turn = Arc::clone(&passwords.turns).acquire_owned().await.unwrap();
+        let mut storm: Vec<_> = (0..200).map(|_| Box::pin(passwords.verify("x", None))).collect();
+        let mut context = Context::from_waker(Waker::noop());
+        let answers = storm.iter_mut().map(|request| request.as_mut().poll(&mut context));
+        let busy = answers.filter(|answer| *answer == Poll::Ready(Err(PasswordError::Busy))).count();
         assert_eq!(busy, 200 - WAITING_MAX_PER_TURN);
+        drop((storm, turn));
         assert_eq!(passwords.verify("x", None).await, Ok(false), "the line is free again");
     }
 }

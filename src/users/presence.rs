@@ -174,7 +174,12 @@ impl Entry {
 
 impl Users {
     /// Sets a user's own presence. Nothing happens where presence is switched off.
-    pub async fn set_presence(&self, user_id: &UserId, state: PresenceState, status_msg: Option<String>) -> Result<(), Fault> {
+    pub async fn set_presence(
+        &self,
+        user_id: &UserId,
+        state: PresenceState,
+        status_msg: Option<String>,
+    ) -> Result<(), Fault> {
         let status_msg = status_msg.map(|message| message.chars().take(STATUS_BYTES_MAX / 4).collect());
         self.change_presence(user_id, |entry, now| {
             entry.state = state;
@@ -196,7 +201,9 @@ impl Users {
         self.change_presence(user_id, |entry, now| {
             if wish == PresenceState::Unavailable {
                 entry.state = wish;
-            } else if entry.state == PresenceState::Offline || entry.state == PresenceState::Unavailable && !idles(entry, now) {
+            } else if entry.state == PresenceState::Offline
+                || entry.state == PresenceState::Unavailable && !idles(entry, now)
+            {
                 entry.state = wish;
                 entry.touch(now);
             }
@@ -221,7 +228,12 @@ impl Users {
     /// A user's presence; offline where nothing is known.
     pub fn presence(&self, user_id: &UserId) -> Presence {
         let board = self.presence.0.lock();
-        let unknown = Presence { state: PresenceState::Offline, status_msg: None, last_active_ago_ms: None, currently_active: false };
+        let unknown = Presence {
+            state: PresenceState::Offline,
+            status_msg: None,
+            last_active_ago_ms: None,
+            currently_active: false,
+        };
         board.entries.get(user_id).map_or(unknown, |entry| entry.shown(Instant::now()))
     }
 
@@ -233,7 +245,12 @@ impl Users {
         let changed = board.by_serial.range(serial.saturating_add(1)..);
         let update = |(serial, user_id): (&u64, &OwnedUserId)| {
             let entry = board.entries.get(user_id)?;
-            Some(PresenceUpdate { serial: *serial, user_id: user_id.clone(), user: entry.user, presence: entry.shown(now) })
+            Some(PresenceUpdate {
+                serial: *serial,
+                user_id: user_id.clone(),
+                user: entry.user,
+                presence: entry.shown(now),
+            })
         };
         changed.filter_map(update).collect()
     }
@@ -253,7 +270,8 @@ impl Users {
     }
 
     async fn mutual_numbers(&self, one: &UserId, other: &UserId) -> Result<Vec<RoomNumber>, Fault> {
-        let (Some(one), Some(other)) = (self.store.user_number(one).await?, self.store.user_number(other).await?) else {
+        let (Some(one), Some(other)) = (self.store.user_number(one).await?, self.store.user_number(other).await?)
+        else {
             return Ok(Vec::new());
         };
         let joined = |rooms: Vec<(RoomNumber, MembershipRow)>| {
@@ -275,7 +293,11 @@ impl Users {
         Ok(rooms)
     }
 
-    async fn change_presence(&self, user_id: &UserId, change: impl FnOnce(&mut Entry, Instant) + Send) -> Result<(), Fault> {
+    async fn change_presence(
+        &self,
+        user_id: &UserId,
+        change: impl FnOnce(&mut Entry, Instant) + Send,
+    ) -> Result<(), Fault> {
         if !self.settings.presence {
             return Ok(());
         }

@@ -76,7 +76,12 @@ impl Users {
     }
 
     /// Sets a field, or deletes it with `None`. Gives whether that changed anything.
-    pub async fn set_profile_field(&self, user_id: &UserId, name: &str, value: Option<&Value>) -> Result<bool, ProfileError> {
+    pub async fn set_profile_field(
+        &self,
+        user_id: &UserId,
+        name: &str,
+        value: Option<&Value>,
+    ) -> Result<bool, ProfileError> {
         check_key(name)?;
         if let Some(value) = value {
             check_value(name, value)?;

@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 use crate::{AccountDataError, Fault, Users, account_data::PUSH_RULES};
 
+/// Account data that lists direct chats.
+const DIRECT: &str = "m.direct";
+
 /// The longest id of a rule, in bytes.
 const RULE_ID_BYTES_MAX: usize = 512;
 
@@ -81,7 +84,12 @@ impl Users {
     }
 
     /// Deletes a rule of the user's own.
-    pub async fn delete_push_rule(&self, user_id: &UserId, kind: &RuleKind, rule_id: &str) -> Result<(), PushRuleError> {
+    pub async fn delete_push_rule(
+        &self,
+        user_id: &UserId,
+        kind: &RuleKind,
+        rule_id: &str,
+    ) -> Result<(), PushRuleError> {
         self.change_push_rules(user_id, |rules| {
             rules.remove(kind.clone(), rule_id).map_err(|error| match error {
                 RemovePushRuleError::ServerDefault => PushRuleError::ServerDefault,
@@ -119,12 +127,17 @@ impl Users {
         .await
     }
 
-    /// Gives the rules and tags that a user has for a room to the room that replaces it.
+    /// Gives the rules, the tags and the standing as a direct chat that a room has for a user to the room that replaces
+    /// it.
     pub async fn copy_room_settings(&self, user_id: &UserId, old: &RoomId, new: &RoomId) -> Result<(), Fault> {
         let tags = self.account_data(user_id, Some(old), "m.tag").await?;
         if let Some(tags) = tags {
             ours(self.put_account_data(user_id, Some(new), "m.tag", &tags).await)?;
         }
+        let direct = self.change_account_data(user_id, None, DIRECT, |content| {
+            Ok(content.and_then(|content| also_direct(&content, old, new)))
+        });
+        ours(direct.await)?;
         let copied = self.change_push_rules(user_id, |rules| copy_rules(rules, old, new)).await;
         match copied {
             Ok(()) | Err(PushRuleError::NotFound | PushRuleError::TooLarge) => Ok(()),
@@ -224,6 +237,19 @@ fn insert(rules: &mut Ruleset, new: &NewRule) -> Result<(), PushRuleError> {
         rules.set_enabled(kind, rule_id, enabled).map_err(|_| PushRuleError::NotFound)?;
     }
     Ok(())
+}
+
+/// The content of `m.direct` with the new room beside the old one; `None` if that changes nothing.
+fn also_direct(content: &str, old: &RoomId, new: &RoomId) -> Option<String> {
+    let mut content: Value = serde_json::from_str(content).ok()?;
+    let mut changed = false;
+    for rooms in content.as_object_mut()?.values_mut().filter_map(Value::as_array_mut) {
+        if rooms.iter().any(|room| room == old.as_str()) && !rooms.iter().any(|room| room == new.as_str()) {
+            rooms.push(new.as_str().into());
+            changed = true;
+        }
+    }
+    changed.then(|| content.to_string())
 }
 
 /// Rules that name the old room: its room rule, and overrides with a condition on the room's id.

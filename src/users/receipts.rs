@@ -115,7 +115,12 @@ impl Users {
     }
 
     /// Moves the fully read marker of a user who is in the room. It only moves forward.
-    pub async fn set_fully_read(&self, user_id: &UserId, room_id: &RoomId, event_id: &EventId) -> Result<(), ReceiptError> {
+    pub async fn set_fully_read(
+        &self,
+        user_id: &UserId,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(), ReceiptError> {
         let (_, room) = self.joined(user_id, room_id).await?;
         let order = self.order_of(room, event_id).await?;
         let old = self.account_data(user_id, Some(room_id), FULLY_READ).await?;
@@ -187,7 +192,13 @@ impl Users {
 
     /// Whether the new event stands behind the old one. An old event without a place gives way to any other; a new one
     /// without a place gives way to an old one that has one.
-    async fn is_forward(&self, room: RoomNumber, old: &str, new: &EventId, order: Option<Order>) -> Result<bool, Fault> {
+    async fn is_forward(
+        &self,
+        room: RoomNumber,
+        old: &str,
+        new: &EventId,
+        order: Option<Order>,
+    ) -> Result<bool, Fault> {
         if old == new.as_str() {
             return Ok(false);
         }

@@ -73,7 +73,8 @@ impl Users {
         }
         let key = registration_token_key(token);
         for _ in 0..COMMIT_ATTEMPTS {
-            let bytes = self.store.get_bytes(Table::Mi, &key).await.map_err(Fault::from)?.ok_or(TokenUseError::Invalid)?;
+            let bytes =
+                self.store.get_bytes(Table::Mi, &key).await.map_err(Fault::from)?.ok_or(TokenUseError::Invalid)?;
             let mut row: RegistrationTokenRow = hearth_store::decode(&bytes).map_err(Fault::from)?;
             let taking = change(1) == 0;
             if taking && !self.admits(&row) {

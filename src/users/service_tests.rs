@@ -12,7 +12,8 @@ use hearth_store::{Store, StoreSettings};
 use ruma::{OwnedUserId, UserId, server_name};
 
 use crate::{
-    AccountKind, Localpart, NewAccount, OpenedSession, PasswordSettings, Registration, Secret, SessionWish, UserSettings, Users,
+    AccountKind, Localpart, NewAccount, OpenedSession, PasswordSettings, Registration, Secret, SessionWish,
+    UserSettings, Users,
 };
 
 /// A service, and what it stands on.

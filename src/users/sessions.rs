@@ -138,7 +138,12 @@ impl Users {
     }
 
     /// Logs in with a password.
-    pub async fn log_in(&self, user_id: Option<&UserId>, password: &str, wish: &SessionWish) -> Result<OpenedSession, LogInError> {
+    pub async fn log_in(
+        &self,
+        user_id: Option<&UserId>,
+        password: &str,
+        wish: &SessionWish,
+    ) -> Result<OpenedSession, LogInError> {
         let checked = self.check_password(user_id, password).await?;
         let user_id = user_id.ok_or(LoginError::Forbidden)?;
         Ok(self.open_session(user_id, Some(&checked), wish).await?)
@@ -151,7 +156,10 @@ impl Users {
         checked: Option<&PasswordHash>,
         wish: &SessionWish,
     ) -> Result<OpenedSession, OpenError> {
-        let device_id = wish.device_id.clone().unwrap_or_else(|| self.entropy.alphanumeric(DEVICE_ID_CHARACTERS).to_ascii_uppercase().into());
+        let device_id = wish
+            .device_id
+            .clone()
+            .unwrap_or_else(|| self.entropy.alphanumeric(DEVICE_ID_CHARACTERS).to_ascii_uppercase().into());
         for _ in 0..COMMIT_ATTEMPTS {
             let loaded = self.load_account(user_id).await?.ok_or(OpenError::Forbidden)?;
             let changed = checked.is_some() && loaded.row.password.as_ref() != checked;
@@ -164,7 +172,7 @@ impl Users {
             let minted = self.mint(wish.refreshable);
             let (write, ended) = self.new_session(&loaded, device_id.as_str(), wish, &minted).await?;
             if committed(self.store.commit(write).await)? {
-                self.sessions.remove(&ended);
+                self.end_tokens(&ended);
                 return Ok(OpenedSession {
                     user_id: user_id.to_owned(),
                     device_id,
@@ -197,6 +205,7 @@ impl Users {
             let minted = self.mint(true);
             let Some((write, ended)) = self.refreshed(&row, &hash, &minted).await? else { continue };
             if committed(self.store.commit(write).await)? {
+                // A request that waits with the old token may go on waiting: its session goes on.
                 self.sessions.remove(&ended);
                 let user_id = UserId::parse(&*loaded.row.user_id).map_err(|error| Fault::Broken(error.to_string()))?;
                 return Ok(OpenedSession {
@@ -265,7 +274,12 @@ impl Users {
     }
 
     /// The batch of a refresh; `None` if the token's place has changed meanwhile.
-    async fn refreshed(&self, row: &TokenRow, hash: &TokenHash, minted: &Minted) -> Result<Option<(Write, Vec<TokenHash>)>, Fault> {
+    async fn refreshed(
+        &self,
+        row: &TokenRow,
+        hash: &TokenHash,
+        minted: &Minted,
+    ) -> Result<Option<(Write, Vec<TokenHash>)>, Fault> {
         let Some((mut device, bytes)) = self.load_device(row.user, &row.device_id).await? else {
             return Ok(None);
         };
@@ -376,8 +390,9 @@ impl Users {
             device.retired.push(pair.access);
             write.put(Table::Us, device_key(row.user, &row.device_id), &device);
             if committed(self.store.commit(write).await)? {
-                let hashes: Vec<_> = [Some(pair.access), replaced.map(|pair| pair.access)].into_iter().flatten().collect();
-                self.sessions.remove(&hashes);
+                let hashes: Vec<_> =
+                    [Some(pair.access), replaced.map(|pair| pair.access)].into_iter().flatten().collect();
+                self.end_tokens(&hashes);
                 tracing::warn!(user = row.user.0, "a refresh token was used twice, its session has ended");
                 return Ok(());
             }
@@ -385,7 +400,10 @@ impl Users {
         Err(Fault::contended())
     }
 
-    pub(crate) async fn load_session_set(&self, user: UserNumber) -> Result<(SessionSetRow, Option<bytes::Bytes>), Fault> {
+    pub(crate) async fn load_session_set(
+        &self,
+        user: UserNumber,
+    ) -> Result<(SessionSetRow, Option<bytes::Bytes>), Fault> {
         let bytes = self.store.get_bytes(Table::Us, &session_set_key(user)).await?;
         let row = bytes.as_ref().map(|bytes| hearth_store::decode(bytes)).transpose()?;
         Ok((row.unwrap_or_default(), bytes))

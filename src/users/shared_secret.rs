@@ -99,7 +99,8 @@ impl Users {
     fn take_nonce(&self, nonce: &str) -> Result<(), SharedSecretError> {
         let now_ms = self.clock.now_ms();
         let mut nonces = self.nonces.0.lock();
-        let at = nonces.iter().position(|(known, end)| known == nonce && *end > now_ms).ok_or(SharedSecretError::Nonce)?;
+        let at =
+            nonces.iter().position(|(known, end)| known == nonce && *end > now_ms).ok_or(SharedSecretError::Nonce)?;
         nonces.remove(at);
         Ok(())
     }

@@ -42,7 +42,13 @@ impl Users {
     }
 
     /// Adds a tag or changes its content.
-    pub async fn put_tag(&self, user_id: &UserId, room_id: &RoomId, tag: &str, content: &Value) -> Result<(), TagError> {
+    pub async fn put_tag(
+        &self,
+        user_id: &UserId,
+        room_id: &RoomId,
+        tag: &str,
+        content: &Value,
+    ) -> Result<(), TagError> {
         if tag.len() > TAG_BYTES_MAX {
             return Err(TagError::TooLarge);
         }

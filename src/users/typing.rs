@@ -52,7 +52,8 @@ impl Users {
         let now = Instant::now();
         let changed = {
             let mut rooms = self.typing.0.lock();
-            let entry = rooms.entry(room).or_insert_with(|| RoomTyping { serial: 0, users: BTreeMap::new(), changed: now });
+            let entry =
+                rooms.entry(room).or_insert_with(|| RoomTyping { serial: 0, users: BTreeMap::new(), changed: now });
             let changed = match timeout {
                 Some(timeout) if entry.users.contains_key(user_id) || entry.users.len() < TYPISTS_MAX => {
                     entry.users.insert(user_id.to_owned(), now + timeout.min(TIMEOUT_MAX)).is_none()
@@ -77,7 +78,8 @@ impl Users {
     /// rooms only in which somebody types.
     pub fn typing_since(&self, room: RoomNumber, serial: u64) -> Option<Typing> {
         let rooms = self.typing.0.lock();
-        let entry = rooms.get(&room).filter(|entry| entry.serial > serial && (serial > 0 || !entry.users.is_empty()))?;
+        let entry =
+            rooms.get(&room).filter(|entry| entry.serial > serial && (serial > 0 || !entry.users.is_empty()))?;
         Some(Typing { serial: entry.serial, users: entry.users.keys().cloned().collect() })
     }
 

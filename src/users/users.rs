@@ -7,8 +7,17 @@ use hearth_store::{Store, UserNumber};
 use ruma::UserId;
 
 use crate::{
-    Fault, UserSettings, accounts::AccountMemory, devices::Sightings, ignored::{IGNORE_LISTS_MAX, IgnoreLists}, openid::OpenidTokens,
-    passwords::Passwords, presence::PresenceBoard, shared_secret::Nonces, tokens::{SESSIONS_MAX, SessionCache}, typing::TypingBoard,
+    Fault, UserSettings,
+    accounts::AccountMemory,
+    devices::Sightings,
+    ends::SessionEnds,
+    ignored::{IGNORE_LISTS_MAX, IgnoreLists},
+    openid::OpenidTokens,
+    passwords::Passwords,
+    presence::PresenceBoard,
+    shared_secret::Nonces,
+    tokens::{SESSIONS_MAX, SessionCache},
+    typing::TypingBoard,
 };
 
 /// Everything about users. One for the server; its methods are in the files of this crate, by subject.
@@ -19,6 +28,7 @@ pub struct Users {
     pub(crate) settings: UserSettings,
     pub(crate) passwords: Passwords,
     pub(crate) sessions: SessionCache,
+    pub(crate) ends: SessionEnds,
     pub(crate) accounts: AccountMemory,
     pub(crate) sightings: Sightings,
     pub(crate) ignore_lists: IgnoreLists,
@@ -46,12 +56,18 @@ impl Serials {
 
 impl Users {
     /// The service. Must be called within a tokio runtime: typing and presence end by its clock.
-    pub fn new(store: Arc<Store>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, settings: UserSettings) -> Arc<Self> {
+    pub fn new(
+        store: Arc<Store>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        settings: UserSettings,
+    ) -> Arc<Self> {
         let mut epoch = [0; 8];
         entropy.fill(&mut epoch);
         let users = Arc::new(Self {
             passwords: Passwords::new(settings.passwords, Arc::clone(&entropy)),
             sessions: SessionCache::new(SESSIONS_MAX),
+            ends: SessionEnds::new(),
             accounts: AccountMemory::new(),
             sightings: Sightings::new(),
             ignore_lists: IgnoreLists::new(IGNORE_LISTS_MAX),

@@ -9,7 +9,7 @@ use super::paths;
 use crate::ClientState;
 
 pub(super) fn route() -> Route<ClientState> {
-    Route::get(paths!("account/whoami"), Access::UserOrGuest, Limit::Default, whoami)
+    Route::get(paths!("account/whoami"), Access::UserOrGuest, Limit::None, whoami)
 }
 
 async fn whoami(_: Arc<ClientState>, call: Call) -> Result<Reply, Error> {

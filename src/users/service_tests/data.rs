@@ -8,7 +8,9 @@ use ruma::{
 use serde_json::{Value, json};
 
 use super::{World, world};
-use crate::{AccountDataError, NewRule, PROFILE_BYTES_MAX, ProfileError, PushRuleError, RulePlace, TagError, rules_json};
+use crate::{
+    AccountDataError, NewRule, PROFILE_BYTES_MAX, ProfileError, PushRuleError, RulePlace, TagError, rules_json,
+};
 
 fn room_id(id: &str) -> &RoomId {
     id.try_into().unwrap()
@@ -74,7 +76,10 @@ async fn account_data_is_found_by_position() {
     assert!(matches!(unknown, Err(AccountDataError::NotFound)));
     let large = format!("{{\"a\":\"{}\"}}", "x".repeat(80_000));
     assert!(matches!(world.users.put_account_data(&alice, None, "a", &large).await, Err(AccountDataError::TooLarge)));
-    assert!(matches!(world.users.put_account_data(&alice, None, &"t".repeat(256), "{}").await, Err(AccountDataError::TooLarge)));
+    assert!(matches!(
+        world.users.put_account_data(&alice, None, &"t".repeat(256), "{}").await,
+        Err(AccountDataError::TooLarge)
+    ));
 }
 
 #[tokio::test]
@@ -104,7 +109,10 @@ async fn tags_come_and_go_in_a_race() {
     );
     one.unwrap();
     two.unwrap();
-    assert_eq!(Value::Object(world.users.tags(&alice, room).await.unwrap()), json!({ "u.one": order, "m.favourite": order }));
+    assert_eq!(
+        Value::Object(world.users.tags(&alice, room).await.unwrap()),
+        json!({ "u.one": order, "m.favourite": order })
+    );
     world.users.delete_tag(&alice, room, "u.one").await.unwrap();
     world.users.delete_tag(&alice, room, "u.never").await.unwrap();
     assert_eq!(Value::Object(world.users.tags(&alice, room).await.unwrap()), json!({ "m.favourite": order }));
@@ -192,7 +200,13 @@ async fn settings_follow_a_room_to_its_successor() {
     let rule = NewPushRule::Room(NewSimplePushRule::new(old.to_owned(), vec![]));
     world.users.put_push_rule(&alice, &NewRule { rule, place: RulePlace::default() }).await.unwrap();
     world.users.put_tag(&alice, old, "m.favourite", &json!({})).await.unwrap();
+    let direct = json!({ "@bob:b.c": ["!old:b.c"], "@eve:b.c": ["!else:b.c"], "nonsense": 3 }).to_string();
+    world.users.put_account_data(&alice, None, "m.direct", &direct).await.unwrap();
     world.users.copy_room_settings(&alice, old, new).await.unwrap();
+    world.users.copy_room_settings(&alice, old, new).await.unwrap();
+    let direct: Value =
+        serde_json::from_str(&world.users.account_data(&alice, None, "m.direct").await.unwrap().unwrap()).unwrap();
+    assert_eq!(direct, json!({ "@bob:b.c": ["!old:b.c", "!new:b.c"], "@eve:b.c": ["!else:b.c"], "nonsense": 3 }));
     assert!(world.users.tags(&alice, new).await.unwrap().contains_key("m.favourite"));
     let rules = world.users.push_rules(&alice).await.unwrap();
     assert!(rules.room.contains("!new:b.c") && rules.room.contains("!old:b.c"));

@@ -7,8 +7,8 @@ use sha1::Sha1;
 
 use super::{PASSWORD, World, world};
 use crate::{
-    BadName, InteractError, Interaction, Operation, Passed, Proof, ProofOf, Refusal, RegistrationToken, Remembered, SharedSecretError,
-    Stage, TokenUseError,
+    BadName, InteractError, Interaction, Operation, Passed, Proof, ProofOf, Refusal, RegistrationToken, Remembered,
+    SharedSecretError, Stage, TokenUseError,
 };
 
 const PASSWORD_FLOW: &[&[Stage]] = &[&[Stage::Password]];
@@ -44,7 +44,10 @@ async fn a_session_is_bound_to_user_and_operation_and_passes_once() {
     let session = Some(session.as_str());
     let right = || password(session, "alice", PASSWORD);
     assert!(matches!(ask(&world, &alice, "/two", right()).await, Err(InteractError::OperationChanged)));
-    assert!(matches!(ask(&world, &eve, "/one", password(session, "eve", PASSWORD)).await, Err(InteractError::OtherUser)));
+    assert!(matches!(
+        ask(&world, &eve, "/one", password(session, "eve", PASSWORD)).await,
+        Err(InteractError::OtherUser)
+    ));
     let (same, refusal) = challenged(ask(&world, &alice, "/one", password(session, "alice", "wrong")).await);
     assert_eq!((Some(same.as_str()), refusal), (session, Some(Refusal::WrongPassword)));
     let racing = join_all((0..4).map(|_| ask(&world, &alice, "/one", right()))).await;
@@ -133,21 +136,26 @@ async fn the_shared_secret_makes_accounts() {
     let users = &world.users;
     let nonce = || users.shared_secret_nonce().unwrap();
     let first = nonce();
-    let made = users.register_by_shared_secret(&first, "AdminA", PASSWORD, true, None, &code(&first, "AdminA", "admin")).await;
+    let made =
+        users.register_by_shared_secret(&first, "AdminA", PASSWORD, true, None, &code(&first, "AdminA", "admin")).await;
     let admin = made.unwrap();
     assert_eq!(admin, "@admina:hearth.test");
     assert!(users.account(&admin).await.unwrap().unwrap().admin);
-    let twice = users.register_by_shared_secret(&first, "b", PASSWORD, false, None, &code(&first, "b", "notadmin")).await;
+    let twice =
+        users.register_by_shared_secret(&first, "b", PASSWORD, false, None, &code(&first, "b", "notadmin")).await;
     assert!(matches!(twice, Err(SharedSecretError::Nonce)));
     // Nobody becomes an administrator by the code for somebody else.
     let second = nonce();
-    let raised = users.register_by_shared_secret(&second, "b", PASSWORD, true, None, &code(&second, "b", "notadmin")).await;
+    let raised =
+        users.register_by_shared_secret(&second, "b", PASSWORD, true, None, &code(&second, "b", "notadmin")).await;
     assert!(matches!(raised, Err(SharedSecretError::Code)));
     let third = nonce();
-    let comma = users.register_by_shared_secret(&third, "a,b", PASSWORD, false, None, &code(&third, "a,b", "notadmin")).await;
+    let comma =
+        users.register_by_shared_secret(&third, "a,b", PASSWORD, false, None, &code(&third, "a,b", "notadmin")).await;
     assert!(matches!(comma, Err(SharedSecretError::Name(BadName::Character))));
     let fourth = nonce();
     world.clock.advance_ms(60_000);
-    let late = users.register_by_shared_secret(&fourth, "b", PASSWORD, false, None, &code(&fourth, "b", "notadmin")).await;
+    let late =
+        users.register_by_shared_secret(&fourth, "b", PASSWORD, false, None, &code(&fourth, "b", "notadmin")).await;
     assert!(matches!(late, Err(SharedSecretError::Nonce)));
 }

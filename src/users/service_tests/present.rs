@@ -156,7 +156,9 @@ async fn receipts_are_seen_by_whom_they_concern() {
     let (alice_number, bob_number) = (number(&alice).await, number(&bob).await);
     let outside = users.set_receipt(&bob, room_id(), ReceiptKind::Public, None, event("$a:b.c")).await;
     assert!(matches!(outside, Err(ReceiptError::NotJoined)));
-    for (kind, thread) in [(ReceiptKind::Public, None), (ReceiptKind::Public, Some("main")), (ReceiptKind::Private, None)] {
+    for (kind, thread) in
+        [(ReceiptKind::Public, None), (ReceiptKind::Public, Some("main")), (ReceiptKind::Private, None)]
+    {
         users.set_receipt(&alice, room_id(), kind, thread, event("$a:b.c")).await.unwrap();
     }
     let seen = async |reader| users.receipts_since(room, reader, Position::ZERO, Position::MAX, 100).await.unwrap();

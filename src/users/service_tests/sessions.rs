@@ -68,6 +68,22 @@ async fn a_session_ends_at_once_and_for_ever() {
 }
 
 #[tokio::test]
+async fn who_waits_is_told_that_the_session_ended() {
+    let world = world().await;
+    let alice = world.account("alice").await;
+    let (one, two) = (world.log_in(&alice, &on_device("ONE")).await, world.log_in(&alice, &on_device("TWO")).await);
+    let session = async |token: &str| world.users.authenticate(token).await.unwrap();
+    let (one, two) = (session(&one.access_token).await, session(&two.access_token).await);
+    let (waiting, other) = (world.users.session_end(&one), world.users.session_end(&two));
+    let devices = ["ONE".into()];
+    let ((), deleted) = tokio::join!(waiting.ended(), world.users.delete_devices(&alice, &devices));
+    deleted.unwrap();
+    // Who comes late is told at once; others are not.
+    world.users.session_end(&one).ended().await;
+    assert!(futures_util::FutureExt::now_or_never(other.ended()).is_none());
+}
+
+#[tokio::test]
 async fn authenticating_a_known_token_reads_nothing() {
     let world = world().await;
     let alice = world.account("alice").await;
@@ -115,7 +131,10 @@ async fn using_the_new_refresh_token_ends_the_old_pair_too() {
     let third = world.users.refresh(second.refresh_token.as_ref().unwrap()).await.unwrap();
     assert_eq!(world.authenticates(&first.access_token).await, Err(false));
     assert_eq!(world.authenticates(&third.access_token).await, Ok(()));
-    assert!(matches!(world.users.refresh(&first.refresh_token.unwrap()).await, Err(AuthError::Unknown { soft_logout: true })));
+    assert!(matches!(
+        world.users.refresh(&first.refresh_token.unwrap()).await,
+        Err(AuthError::Unknown { soft_logout: true })
+    ));
     assert_eq!(world.authenticates(&third.access_token).await, Err(true));
 }
 
