@@ -10,9 +10,8 @@ use ruma::{OwnedUserId, UserId};
 
 use crate::{SyncError, json, look::Look, state::Differences, view::RoomView};
 
-/// Members of a newly joined room whose presence is told, and members at all who newly joined: more faces than a client
-/// shows.
-const NEWCOMERS_MAX: usize = 500;
+/// Members of one room who are told of because the reader met them: more faces than a client shows.
+const NEWCOMERS_MAX: usize = 100;
 
 /// Of so many whose presence changed it is read one by one whether they share a room with the reader; where there are
 /// more, as at a first sync, those who are active in the reader's rooms are known first.
@@ -107,11 +106,8 @@ async fn gather(look: &Look<'_>, newcomers: &Newcomers) -> Result<BTreeMap<Owned
             told.insert(update.user_id, update.presence);
         }
     }
-    for user_id in &newcomers.0 {
-        let presence = users.presence(user_id);
-        if presence.state != PresenceState::Offline && *user_id != look.reader.user_id {
-            told.entry(user_id.clone()).or_insert(presence);
-        }
+    for user_id in newcomers.0.iter().filter(|user_id| **user_id != look.reader.user_id) {
+        told.entry(user_id.clone()).or_insert_with(|| users.presence(user_id));
     }
     told.retain(|user_id, _| look.filter.presence.allows("m.presence", Some(user_id.as_str())));
     Ok(told)

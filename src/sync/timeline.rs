@@ -22,8 +22,14 @@ const FIRST_ROWS_BEYOND: usize = 2;
 /// Rows read at a time by searches that go on: events that a filter or the gate passes over.
 const NEXT_ROWS: usize = 200;
 
-/// Rows that one search goes through before it is given up and the client told to look further by itself.
+/// Rows that the search in one room goes through before it is given up and the client told to look further by itself.
 const ROWS_MAX: usize = 5_000;
+
+/// Rows that the searches of one answer go through beyond what each room is read at first.
+pub(crate) const ROWS_OF_ANSWER_MAX: usize = 50_000;
+
+/// Bytes of events in one room's timeline; it always has one event if there is one.
+const BYTES_MAX: usize = 1 << 20;
 
 /// The rows of a timeline up to some place, as far as they were read, newest first.
 pub(crate) struct Tape {
@@ -90,11 +96,17 @@ impl Timeline {
         filter: &RoomEventFilter,
     ) -> Result<Self, SyncError> {
         let mut window = Window::new(filter.events.limit_or(LIMIT_DEFAULT, LIMIT_MAX));
-        let mut from = 0;
+        let (mut from, mut bytes) = (0, 0);
         'search: loop {
             let rows = tape.rows.get(from..).unwrap_or_default();
             let fresh = after.map_or(rows.len(), |after| rows.iter().take_while(|(order, _)| *order > after).count());
             for shown in view.sights(&rows[..fresh], filter).await? {
+                let size = shown.event.event.json().len();
+                if bytes > 0 && bytes + size > BYTES_MAX {
+                    window.give_up();
+                    break 'search;
+                }
+                bytes += size;
                 if !window.offer(shown) {
                     break 'search;
                 }
@@ -102,7 +114,7 @@ impl Timeline {
             if fresh < rows.len() || tape.is_whole {
                 break;
             }
-            if tape.rows.len() >= ROWS_MAX {
+            if tape.rows.len() >= ROWS_MAX || !view.look.may_search(NEXT_ROWS) {
                 window.give_up();
                 break;
             }

@@ -132,6 +132,9 @@ async fn presence_is_told_to_who_shares_a_room() {
     let third = world.next(&alice, &second, json!({})).await;
     assert_eq!(present(&third), [pair(&bob, "online")], "who comes in is seen");
     assert_eq!(present(&world.next(&bob, &bobs, json!({})).await), [pair(&alice, "online")], "and sees");
+    room.member(&carol, &carol, Membership::Join).await;
+    let third = world.next(&alice, &third, json!({})).await;
+    assert_eq!(present(&third), [pair(&carol, "offline")], "also who is not there");
     let state = hearth_users::PresenceState::Unavailable;
     world.users.set_presence(&bob.reader.user_id, state, Some("away".into())).await.expect("a user");
     let fourth = world.next(&alice, &third, json!({})).await;
@@ -139,5 +142,6 @@ async fn presence_is_told_to_who_shares_a_room() {
     assert_eq!(fourth["presence"]["events"][0]["content"]["status_msg"], "away");
     let filter = json!({"presence": {"not_senders": [bob.id()]}});
     assert!(present(&world.next(&alice, &third, filter).await).is_empty());
-    assert!(present(&world.first(&carol, json!({})).await).iter().all(|(user, _)| user == carol.id()));
+    let stranger = world.person("dave").await;
+    assert_eq!(present(&world.first(&stranger, json!({})).await), [pair(&stranger, "online")]);
 }

@@ -66,6 +66,19 @@ async fn a_search_through_many_rows_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_timeline_is_bounded_in_bytes() {
+    let world = World::new().await;
+    let alice = world.person("alice").await;
+    let room = world.room("room", &alice).await;
+    for _ in 0..40 {
+        room.message(&alice, &"x".repeat(50_000)).await;
+    }
+    let first = world.first(&alice, json!({"room": {"timeline": {"limit": 100}}})).await;
+    let told = in_section(&first, "join", &room);
+    assert_eq!((said(told).len(), &told["timeline"]["limited"]), (20, &json!(true)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn history_is_told_as_far_as_the_reader_may_see_it() {
     let world = World::new().await;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
