@@ -18,7 +18,7 @@ use crate::{SendError, request::Intent, rooms::Rooms, state::StateIntent, writer
 /// How long a claim without its room keeps others away, in milliseconds: creating a room takes far less.
 const CLAIM_MS: u64 = 60_000;
 
-/// Aliases of one room that are looked at. Beyond it they still work, but are not listed.
+/// Aliases that a room may have; an upgrade moves them one by one.
 const LISTED_MAX: usize = 1_000;
 
 /// Why an alias was not made, moved or deleted.
@@ -92,18 +92,29 @@ impl Writer {
         write.require(Table::Ix, key.clone(), known);
         write.put(Table::Ix, key, &row);
         self.store.commit(write).await?;
+        // Somebody who deleted the alias meanwhile may have tidied the list after us.
+        if self.store.get_bytes(Table::Rm, &room_alias_key(room, alias.as_str())).await?.is_none() {
+            self.list_alias(alias, room).await?;
+        }
         Ok(())
     }
 
     /// Lets go of an alias, if it still is as it was read.
-    pub(crate) async fn drop_alias(&self, alias: &RoomAliasId, row: Bytes) -> Result<(), AliasError> {
+    pub(crate) async fn drop_alias(&self, alias: &RoomAliasId, bytes: Bytes) -> Result<(), AliasError> {
+        let row: AliasRow = decode(&bytes).map_err(LoadError::from)?;
         let mut write = Write::new(alias_partition(alias.as_str()));
-        write.require(Table::Ix, alias_key(alias.as_str()), Some(row));
+        write.require(Table::Ix, alias_key(alias.as_str()), Some(bytes));
         write.delete(Table::Ix, alias_key(alias.as_str()));
         match self.store.commit(write).await {
-            Err(CommitError::Conflict) => Err(AliasError::NotFound),
-            result => Ok(result.map(drop)?),
+            Err(CommitError::Conflict) => return Err(AliasError::NotFound),
+            result => result.map(drop)?,
         }
+        let mut write = Write::new(row.room.partition());
+        write.delete(Table::Rm, room_alias_key(row.room, alias.as_str()));
+        if let Err(error) = self.store.commit(write).await {
+            tracing::info!(%error, "a deleted alias stays in its room's list");
+        }
+        Ok(())
     }
 
     /// Notes in the room's list that this alias may point to it.
@@ -178,6 +189,9 @@ impl Rooms {
         let membership = store.membership(number, room).await?;
         if !is_admin && membership.is_none_or(|row| row.membership != Membership::Join) {
             return Err(AliasError::Forbidden("you are not in this room"));
+        }
+        if self.writer.aliases_of(room).await?.len() >= LISTED_MAX {
+            return Err(AliasError::Forbidden("this room has too many aliases"));
         }
         self.writer.claim_alias(alias, room, room_id, number).await
     }

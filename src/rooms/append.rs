@@ -171,13 +171,15 @@ impl<'a> Group<'a> {
         let membership = membership_of(&accepted.event);
         let was_joined = before.is_some_and(|(row, _)| row.membership == Membership::Join);
         let joined_now = membership == Membership::Join && !was_joined;
+        let left = matches!(membership, Membership::Leave | Membership::Ban);
         let row = MembershipRow {
             position: 0,
             joined_position: before.map_or(0, |(row, _)| row.joined_position),
             membership,
             event: number,
-            forgotten: false,
-            guest: if membership == Membership::Join { member.guest } else { before.is_some_and(|(row, _)| row.guest) },
+            // What happens to a forgotten room without its former member stays forgotten.
+            forgotten: left && before.is_some_and(|(row, _)| row.forgotten),
+            guest: if joined_now { member.guest } else { before.is_some_and(|(row, _)| row.guest) },
         };
         let joined = if joined_now { Some(position) } else { before.and_then(|(_, joined)| joined) };
         let positions: &[PositionIndex] = match &joined {

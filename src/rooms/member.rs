@@ -66,6 +66,15 @@ pub(crate) enum Wish {
     Profile(Map<String, Value>),
 }
 
+impl MemberIntent {
+    /// About how much memory its content holds, in bytes.
+    pub(crate) fn size_bytes(&self) -> usize {
+        let (Wish::Act(_, content) | Wish::Profile(content)) = &self.wish;
+        let texts = content.iter().map(|(key, value)| key.len() + value.as_str().map_or(64, str::len));
+        texts.sum()
+    }
+}
+
 impl Writer {
     /// The draft of a member event, or the event that says the same already.
     pub(crate) async fn propose_member(

@@ -24,19 +24,17 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// About how much it will add to a batch, in bytes.
+    /// About how much memory it holds, in bytes.
     pub(crate) fn size_bytes(&self) -> usize {
-        /// Header, indexes and the other rows of an event.
-        const ROWS_BYTES: usize = 1_500;
+        /// Identifiers and the structures themselves.
+        const SMALL_BYTES: usize = 1_000;
         let content = match &self.intent {
             Intent::Message(intent) => intent.content.get().len(),
             Intent::State(intent) => intent.content.get().len(),
-            // Bounded by the size of an event; few are near it.
-            Intent::Member(_) => 1_000,
-            // The redacted event is written again, too.
-            Intent::Redact(intent) => intent.content.get().len() + 4_000,
+            Intent::Member(intent) => intent.size_bytes(),
+            Intent::Redact(intent) => intent.content.get().len(),
         };
-        content + ROWS_BYTES
+        content + SMALL_BYTES
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_core::{RoomVersion, SigningKey};
+use hearth_core::{BuildError, EVENT_BYTES_MAX, RoomVersion, SigningKey};
 use hearth_ports::{Clock, Entropy};
 use hearth_store::{
     RoomNumber, Store,
@@ -20,6 +20,10 @@ use crate::{
     summary::Summaries,
     writer::Writer,
 };
+
+/// The largest request that is looked at, in bytes. Escapes and white space, which canonical JSON drops, may make
+/// content longer than the event that comes of it; four times is more than any client writes.
+const REQUEST_BYTES_MAX: usize = 4 * EVENT_BYTES_MAX;
 
 /// What of the configuration this service obeys.
 #[derive(Clone, Debug)]
@@ -199,7 +203,11 @@ impl Rooms {
         intent: Intent,
         transaction: Option<Transaction>,
     ) -> Result<OwnedEventId, SendError> {
-        Ok(self.writer.submit(room, Request { intent, transaction }).await?.event_id)
+        let request = Request { intent, transaction };
+        if request.size_bytes() > REQUEST_BYTES_MAX {
+            return Err(BuildError::TooLarge.into());
+        }
+        Ok(self.writer.submit(room, request).await?.event_id)
     }
 
     /// The room's number. Who sends into a room that is not known here is told what every stranger is told.

@@ -31,6 +31,9 @@ const ACTIVE_ROOMS_MAX: usize = 1_024;
 /// Requests that may wait for one room. Beyond it the server is slower than those who write: they are told so.
 const WAITING_MAX: usize = 1_000;
 
+/// What the waiting requests of one room may hold, in bytes. The one that reaches it is still taken.
+const WAITING_BYTES_MAX: usize = 8 << 20;
+
 /// Requests that are decided together. It bounds how long the first of them waits for the last one's signature.
 const GROUP_MAX: usize = 128;
 
@@ -40,7 +43,8 @@ const GROUP_BYTES: usize = 900_000;
 /// A group that lost so many races in a row gives up. With one writing node there are none to lose.
 const ATTEMPTS_MAX: u32 = 6;
 
-/// The longest pause before the second attempt; it doubles with each further one.
+/// The pause after the first lost race would be at most twice this; it doubles with each one, and begins with the
+/// second.
 const PAUSE_MS: u64 = 4;
 
 /// Writes events into rooms.
@@ -67,6 +71,8 @@ pub(crate) struct ActiveRoom {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
+    /// What the waiting requests hold, in bytes.
+    bytes: usize,
     /// A task is settling requests and will look here again before it ends.
     is_driven: bool,
 }
@@ -101,9 +107,10 @@ impl Writer {
         let (answer, answered) = oneshot::channel();
         let is_idle = {
             let mut queue = active.queue.lock();
-            if queue.waiting.len() >= WAITING_MAX {
+            if queue.waiting.len() >= WAITING_MAX || queue.bytes >= WAITING_BYTES_MAX {
                 return Err(SendError::Busy);
             }
+            queue.bytes += request.size_bytes();
             queue.waiting.push_back(Waiting { request, answer });
             !std::mem::replace(&mut queue.is_driven, true)
         };
@@ -121,34 +128,34 @@ impl Writer {
         made.unwrap_or_else(|impossible| match impossible {})
     }
 
-    /// Decides a group and commits it, again after each lost race.
+    /// Decides a group and commits it, in as many batches as it needs and each again after a lost race.
     async fn settle(&self, cache: &mut Option<RoomCache>, room: RoomNumber, mut group: VecDeque<Waiting>) {
-        for attempt in 0..ATTEMPTS_MAX {
-            self.pause_before(attempt).await;
-            // The answers' receivers may be gone; what was asked is done all the same.
+        let mut lost = 0;
+        while !group.is_empty() {
+            self.pause_after(lost).await;
             let loaded = match self.load(cache, room).await {
                 Ok(loaded) => loaded,
                 Err(error) => return answer_all(group, &error),
             };
-            let taken = std::mem::take(&mut group);
-            match self.attempt(loaded, taken).await {
-                Ok(Committed::Known) => return,
-                Ok(Committed::Unseen) => {
-                    *cache = None;
-                    return;
+            match self.attempt(loaded, group).await {
+                Ok(Settled { is_known, rest }) => {
+                    if !is_known {
+                        *cache = None;
+                    }
+                    group = rest;
+                    lost = 0;
                 }
-                Err(Failed { group: back, error: SendError::Conflict }) => {
+                Err(Failed { group: back, error }) => {
+                    *cache = None;
+                    lost += 1;
+                    if !matches!(error, SendError::Conflict) || lost == ATTEMPTS_MAX {
+                        return answer_all(back, &error);
+                    }
                     metrics::counter!("rooms_conflicts").increment(1);
                     group = back;
                 }
-                Err(Failed { group, error }) => {
-                    *cache = None;
-                    return answer_all(group, &error);
-                }
             }
-            *cache = None;
         }
-        answer_all(group, &SendError::Conflict);
     }
 
     /// The room's cache, read if it is not there.
@@ -163,26 +170,25 @@ impl Writer {
         cache.as_mut().ok_or(SendError::UnknownRoom)
     }
 
-    async fn pause_before(&self, attempt: u32) {
-        if attempt < 2 {
+    async fn pause_after(&self, lost: u32) {
+        if lost < 2 {
             return;
         }
         let mut random = [0; 2];
         self.entropy.fill(&mut random);
-        let longest = PAUSE_MS << attempt;
+        let longest = PAUSE_MS << lost;
         let pause = u64::from(u16::from_be_bytes(random)) % (longest + 1);
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 
     /// Decides and commits once. Whoever fails a rule fails alone; an error of the store or a conflict is of all.
-    async fn attempt(&self, cache: &mut RoomCache, waiting: VecDeque<Waiting>) -> Result<Committed, Failed> {
+    async fn attempt(&self, cache: &mut RoomCache, waiting: VecDeque<Waiting>) -> Result<Settled, Failed> {
         let mut settled: Vec<(Waiting, Result<Sent, SendError>)> = Vec::with_capacity(waiting.len());
         let mut answered = match self.answered(&waiting).await {
             Ok(answered) => answered,
             Err(error) => return Err(Failed { group: waiting, error: error.into() }),
         };
-        let store = Arc::clone(&self.store);
-        let mut group = Group::new(&store, cache, self.clock.now_ms());
+        let mut group = Group::new(&self.store, cache, self.clock.now_ms());
         let mut waiting = waiting.into_iter();
         while let Some(next) = waiting.next() {
             let key = next.request.transaction.as_ref().map(|transaction| transaction.key.clone());
@@ -190,24 +196,22 @@ impl Writer {
                 Some(event_id) => Ok(Sent { event_id: event_id.clone() }),
                 None => self.decide_and_append(cache, &mut group, &next.request).await,
             };
-            let spoiled = match result {
+            match result {
                 Ok(sent) => {
-                    if let Some(key) = key {
-                        answered.insert(key, sent.event_id.clone());
-                    }
+                    answered.extend(key.map(|key| (key, sent.event_id.clone())));
                     settled.push((next, Ok(sent)));
-                    continue;
                 }
-                Err(Refused::Alone(error)) => {
-                    settled.push((next, Err(error)));
-                    continue;
+                Err(Refused::Alone(error)) => settled.push((next, Err(error))),
+                Err(Refused::All(error)) => {
+                    let all = settled.into_iter().map(|(waiting, _)| waiting).chain([next]).chain(waiting).collect();
+                    return Err(Failed { group: all, error });
                 }
-                Err(Refused::All(error)) => error,
-            };
-            let all = settled.into_iter().map(|(waiting, _)| waiting).chain([next]).chain(waiting).collect();
-            return Err(Failed { group: all, error: spoiled });
+            }
+            if group.write.size_bytes() >= GROUP_BYTES {
+                break;
+            }
         }
-        self.commit(cache, group, settled).await
+        self.commit(cache, group, settled, waiting.collect()).await
     }
 
     async fn decide_and_append(
@@ -231,31 +235,32 @@ impl Writer {
         }
     }
 
-    /// Commits what was decided and answers everybody.
+    /// Commits what was decided and answers everybody; `rest` did not fit.
     async fn commit(
         &self,
         cache: &mut RoomCache,
         group: Group<'_>,
         settled: Vec<(Waiting, Result<Sent, SendError>)>,
-    ) -> Result<Committed, Failed> {
-        let mut outcome = Committed::Known;
+        rest: VecDeque<Waiting>,
+    ) -> Result<Settled, Failed> {
+        let mut is_known = true;
         if let Some(own) = group.last_event_id().map(ToOwned::to_owned) {
             metrics::histogram!("rooms_group_requests").record(settled.len() as f64);
             if let Err(error) = self.commit_group(cache, group).await {
                 // A batch whose fate is unknown is all there or not at all: one of its events tells.
                 let in_doubt = matches!(error, CommitError::Unavailable(_));
                 if !in_doubt || !self.is_stored(cache.number, &own).await {
-                    let group = settled.into_iter().map(|(waiting, _)| waiting).collect();
+                    let group = settled.into_iter().map(|(waiting, _)| waiting).chain(rest).collect();
                     return Err(Failed { group, error: error.into() });
                 }
-                outcome = Committed::Unseen;
+                is_known = false;
             }
         }
         for (waiting, result) in settled {
             // A caller that has gone away does not want its answer.
             drop(waiting.answer.send(result));
         }
-        Ok(outcome)
+        Ok(Settled { is_known, rest })
     }
 
     /// Commits a batch and brings the cache up to it. After an error the cache is ahead of the store: drop it.
@@ -291,12 +296,13 @@ enum Refused {
     All(SendError),
 }
 
-/// A group is settled.
-enum Committed {
-    /// The cache is what the store holds.
-    Known,
-    /// The commit's result was lost, but it is there; what it made of the head was not seen.
-    Unseen,
+/// A group was settled, or the first part of it.
+struct Settled {
+    /// The cache is what the store holds. Else the commit's result was lost: it is there, but what it made of the head
+    /// was not seen.
+    is_known: bool,
+    /// What did not fit into the batch.
+    rest: VecDeque<Waiting>,
 }
 
 /// A group that was not committed.
@@ -326,21 +332,18 @@ impl Driver {
         }
     }
 
-    /// The requests that wait, as many as fit into a batch. `None`: none waits, and whoever comes next drives.
+    /// The requests that wait, up to [`GROUP_MAX`]. `None`: none waits, and whoever comes next drives.
     fn next_group(&self) -> Option<VecDeque<Waiting>> {
         let mut queue = self.room.queue.lock();
-        let mut bytes = 0;
-        let fit = queue.waiting.iter().take(GROUP_MAX).take_while(|waiting| {
-            let fits = bytes < GROUP_BYTES;
-            bytes += waiting.request.size_bytes();
-            fits
-        });
-        let count = fit.count();
-        if count == 0 {
+        if queue.waiting.is_empty() {
             queue.is_driven = false;
             return None;
         }
-        Some(queue.waiting.drain(..count).collect())
+        let count = queue.waiting.len().min(GROUP_MAX);
+        let group: VecDeque<Waiting> = queue.waiting.drain(..count).collect();
+        let bytes: usize = group.iter().map(|waiting| waiting.request.size_bytes()).sum();
+        queue.bytes = queue.bytes.saturating_sub(bytes);
+        Some(group)
     }
 }
 
@@ -351,6 +354,7 @@ impl Drop for Driver {
             let mut queue = self.room.queue.lock();
             queue.is_driven = false;
             queue.waiting.clear();
+            queue.bytes = 0;
         }
     }
 }

@@ -95,7 +95,9 @@ async fn create_room(state: Arc<ClientState>, call: Call) -> Result<Reply, Error
         invite,
         is_direct: body.is_direct,
         creation_content: body.creation_content.unwrap_or_default(),
-        initial_state: given.map(|GivenState { kind, state_key, content }| InitialState { kind, state_key, content }).collect(),
+        initial_state: given
+            .map(|GivenState { kind, state_key, content }| InitialState { kind, state_key, content })
+            .collect(),
         power_levels: body.power_level_content_override.unwrap_or_default(),
     };
     let room_id = state.rooms.create(creation).await.map_err(create_error)?;

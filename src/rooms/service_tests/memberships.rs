@@ -166,6 +166,7 @@ async fn guests_come_where_they_are_wanted_and_go_when_not() {
     world.join(&room_id, "bob").await.unwrap();
     assert_eq!(world.rooms.unwelcome_guests(&room_id).await.unwrap(), Vec::<ruma::OwnedUserId>::new());
     world.set(&room_id, "alice", "m.room.guest_access", "", access("forbidden")).await.unwrap();
+    world.rooms.update_profile(&user("42"), &object(json!({ "displayname": "A guest" }))).await.unwrap();
     assert_eq!(world.rooms.unwelcome_guests(&room_id).await.unwrap(), [user("42")]);
     world.rooms.change_member(guest(Leave)).await.unwrap();
     assert_eq!(world.rooms.unwelcome_guests(&room_id).await.unwrap(), Vec::<ruma::OwnedUserId>::new());
@@ -220,6 +221,16 @@ async fn a_left_room_can_be_forgotten_and_found_again() {
     world.rooms.forget(&user("alice"), &room_id).await.unwrap();
     let alice = world.store.user_number(&user("alice")).await.unwrap().unwrap();
     assert!(world.store.membership(alice, room).await.unwrap().unwrap().forgotten);
+    // A ban, and its end, of somebody who has forgotten the room.
+    let other = world.create("bob", Preset::Public).await;
+    world.join(&other, "alice").await.unwrap();
+    world.act(&other, "alice", Leave, "alice").await.unwrap();
+    world.rooms.forget(&user("alice"), &other).await.unwrap();
+    let number = world.number(&other).await;
+    for action in [Ban, Unban] {
+        world.act(&other, "bob", action, "alice").await.unwrap();
+        assert!(world.store.membership(alice, number).await.unwrap().unwrap().forgotten);
+    }
     world.join(&room_id, "alice").await.unwrap();
     assert!(!world.store.membership(alice, room).await.unwrap().unwrap().forgotten);
 }

@@ -241,6 +241,57 @@ async fn messages_leave_the_state_as_it_is() {
 }
 
 #[tokio::test]
+async fn large_events_that_wait_together_are_several_batches() {
+    let world = Arc::new(World::new().await);
+    let room_id = world.create("alice", Preset::Public).await;
+    world.engine.pause();
+    let text = "x".repeat(60_000);
+    let task = || {
+        let (world, room_id, text) = (world.clone(), room_id.clone(), text.clone());
+        tokio::spawn(async move { world.say(&room_id, "alice", &text).await })
+    };
+    let tasks: Vec<_> = (0..100).map(|_| task()).collect();
+    while world.engine.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    world.engine.resume();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(world.timeline(&room_id).await.len(), 6 + 100);
+}
+
+#[tokio::test]
+async fn a_room_takes_only_so_much_that_waits() {
+    let world = Arc::new(World::new().await);
+    let room_id = world.create("alice", Preset::Public).await;
+    world.engine.pause();
+    let tasks: Vec<_> = (0..1_300)
+        .map(|nth| {
+            let (world, room_id) = (world.clone(), room_id.clone());
+            tokio::spawn(async move { world.say(&room_id, "alice", &nth.to_string()).await })
+        })
+        .collect();
+    while world.engine.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..5 {
+        tokio::task::yield_now().await;
+    }
+    world.engine.resume();
+    let (mut sent, mut busy) = (0, 0);
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(_) => sent += 1,
+            Err(SendError::Busy) => busy += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(busy >= 100, "{busy} were turned away");
+    assert_eq!(world.timeline(&room_id).await.len(), 6 + sent);
+}
+
+#[tokio::test]
 async fn bad_content_is_told_as_such() {
     let world = World::new().await;
     let room_id = world.create_in("alice", Preset::Public, RoomVersion::V6).await;
