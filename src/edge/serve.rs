@@ -43,7 +43,7 @@ pub struct EdgeSettings {
 pub struct Edge {
     shared: Arc<Shared>,
     /// By the path's shape: `/a/{0}/b/{1}`.
-    paths: BTreeMap<String, Vec<Endpoint>>,
+    paths: BTreeMap<String, Vec<Arc<Endpoint>>>,
 }
 
 /// What every request needs.
@@ -58,7 +58,6 @@ struct Shared {
 }
 
 /// A route bound to its state.
-#[derive(Clone)]
 struct Endpoint {
     method: Method,
     names: Arc<[String]>,
@@ -117,7 +116,7 @@ impl Edge {
                 "{} {path} is routed twice",
                 route.method
             );
-            endpoints.push(Endpoint {
+            endpoints.push(Arc::new(Endpoint {
                 method: route.method.clone(),
                 names,
                 demand: route.demand,
@@ -126,7 +125,7 @@ impl Edge {
                 raw_body: route.raw_body,
                 metrics: Arc::clone(&metrics),
                 handler: Arc::new(move |call| handler(Arc::clone(&state), call)),
-            });
+            }));
         }
     }
 
@@ -162,7 +161,7 @@ fn shape(path: &str) -> (String, Arc<[String]>) {
 struct Place {
     shared: Arc<Shared>,
     /// One for each method; none for the place of unknown paths.
-    endpoints: Arc<[Endpoint]>,
+    endpoints: Arc<[Arc<Endpoint>]>,
 }
 
 impl Service<Request<Body>> for Place {
@@ -206,10 +205,10 @@ impl Place {
         finish(reply, &request_id)
     }
 
-    fn find(&self, method: &Method) -> Result<Endpoint, Error> {
+    fn find(&self, method: &Method) -> Result<Arc<Endpoint>, Error> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         match self.endpoints.iter().find(|endpoint| endpoint.method == method) {
-            Some(endpoint) => Ok(endpoint.clone()),
+            Some(endpoint) => Ok(Arc::clone(endpoint)),
             None if self.endpoints.is_empty() => Err(Error::unrecognized()),
             None => Err(Error::wrong_method()),
         }

@@ -4,6 +4,7 @@
 
 mod health;
 mod lifecycle;
+mod registration_tokens;
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use hearth_ports::{Clock, Engine, Entropy};
 use hearth_rooms::{Rooms, RoomsSettings};
 use hearth_store::{OpenError, Store, StoreSettings};
 use hearth_sync::{SyncSettings, Syncs, read::Reads};
-use hearth_users::{RegistrationToken, Secret, UserSettings, Users};
+use hearth_users::{Secret, UserSettings, Users};
 use ruma::OwnedServerName;
 
 use crate::lifecycle::Lifecycle;
@@ -76,9 +77,7 @@ impl Server {
         let Ports { engine, clock, entropy } = ports;
         let store = Store::open(engine, settings.store).await?;
         let users = Users::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&entropy), settings.users);
-        for Secret(token) in settings.registration_tokens {
-            users.put_registration_token(&RegistrationToken { token, uses: None, expires_ts_ms: None }).await?;
-        }
+        registration_tokens::keep(&users, Arc::clone(&clock), settings.registration_tokens).await?;
         let rooms = Rooms::new(
             Arc::clone(&store),
             Arc::clone(&clock),

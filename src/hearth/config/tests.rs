@@ -54,6 +54,7 @@ fn what_cannot_be_is_said() {
         (&format!("{NAME}trusted_proxies = [\"10.0.0.0/33\"]"), "trusted_proxies: "),
         (&format!("{NAME}[registration]\nrequire_token = true"), "registration.require_token: "),
         (&format!("{NAME}[registration]\nshared_secret = \"\""), "registration: "),
+        (&format!("{NAME}[registration]\ntokens = [\"a b\"]"), "registration.tokens: "),
         (&format!("{NAME}[database]\nurl = \"postgresql://x\""), "database.url: "),
         (&format!("{NAME}[rate_limits]\nlogin = {{ per_second = 0, burst = 1 }}"), "rate_limits.login: "),
         (&format!("{NAME}[[listeners]]\nbind = \"[::]:1\"\ntls_certificate = \"x\""), "listeners: "),

@@ -99,7 +99,8 @@ settings! {
         open: bool = false;
         /// Guests: accounts without a name and password, for looking around.
         guests: bool = false;
-        /// Tokens, each of which lets its bearer make accounts, even if registration is not open.
+        /// Tokens, each of which lets its bearer make accounts, even if registration is not open: 1 to 64 characters of
+        /// `a-z A-Z 0-9 . _ ~ -`. One that is taken out of this list works for another 15 minutes.
         tokens: Vec<Secret> = Vec::new();
         /// Registration needs one of the tokens, even if it is open.
         require_token: bool = false;
@@ -121,10 +122,6 @@ settings! {
 
     /// Passwords and their hashes (argon2id).
     struct Passwords {
-        /// People may log in and register with a password.
-        enabled: bool = true;
-        /// The shortest password, in characters.
-        length_min: usize = 8;
         /// Memory for a hash, in KiB. Existing hashes keep theirs until the next login.
         argon2_memory_kib: u32 = 19_456;
         /// Passes over that memory.
@@ -214,7 +211,7 @@ settings! {
     /// Memory.
     struct Memory {
         /// The budget for caches, in MiB. Absent: a quarter of the control group's limit or of the machine's memory, at
-        /// most 4096.
+        /// most 1024.
         cache_mib: Option<u64> = None, example "512";
     }
 
@@ -223,8 +220,6 @@ settings! {
         /// While the server runs, `hearth user …` talks to it by a socket in `data_dir` that only the server's own user
         /// can open.
         socket: bool = true;
-        /// A mail address or URL for people whom the server refuses something for lack of resources.
-        contact: Option<String> = None, example "\"mailto:admin@example.org\"";
     }
 
     /// Talking to other servers. *Read, used by a later version.*

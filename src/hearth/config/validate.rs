@@ -102,3 +102,9 @@ fn contact_problem(contact: &SupportContact) -> Option<String> {
 fn is_http(url: &str) -> bool {
     url.starts_with("https://") || url.starts_with("http://")
 }
+
+/// The grammar of "Token-authenticated registration".
+fn is_registration_token(token: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._~-".contains(c);
+    token.len() <= 64 && token.chars().all(allowed)
+}
