@@ -351,9 +351,9 @@ impl Users {
         let Board { entries, by_serial } = &mut *board;
         let mut changed = Vec::new();
         entries.retain(|user_id, entry| {
-            let before = entry.visible();
+            let before = (entry.state, entry.currently_active);
             entry.age(now);
-            if before != entry.visible() {
+            if before != (entry.state, entry.currently_active) {
                 by_serial.remove(&entry.serial);
                 entry.serial = self.serials.next();
                 by_serial.insert(entry.serial, user_id.clone());

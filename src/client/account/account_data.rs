@@ -18,7 +18,12 @@ pub(super) fn routes() -> Vec<Route<ClientState>> {
     vec![
         Route::get(paths!("user/{user_id}/account_data/{type}"), Access::UserOrGuest, Limit::Default, get),
         Route::put(paths!("user/{user_id}/account_data/{type}"), Access::User, Limit::Default, put).suspended_ok(),
-        Route::get(paths!("user/{user_id}/rooms/{room_id}/account_data/{type}"), Access::UserOrGuest, Limit::Default, get),
+        Route::get(
+            paths!("user/{user_id}/rooms/{room_id}/account_data/{type}"),
+            Access::UserOrGuest,
+            Limit::Default,
+            get,
+        ),
         Route::put(paths!("user/{user_id}/rooms/{room_id}/account_data/{type}"), Access::User, Limit::Default, put)
             .suspended_ok(),
     ]

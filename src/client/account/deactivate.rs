@@ -9,10 +9,7 @@ use ruma::UserId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{
-    answers::password_error,
-    interactive, paths,
-};
+use super::{answers::password_error, interactive, paths};
 use crate::ClientState;
 
 pub(super) fn route() -> Route<ClientState> {

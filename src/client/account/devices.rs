@@ -8,10 +8,7 @@ use ruma::OwnedDeviceId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{
-    answers::object,
-    interactive, paths,
-};
+use super::{answers::object, interactive, paths};
 use crate::ClientState;
 
 pub(super) fn routes() -> Vec<Route<ClientState>> {

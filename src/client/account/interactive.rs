@@ -2,16 +2,14 @@
 
 use hearth_edge::{Call, Error, Limit};
 use hearth_users::{
-    Challenge, InteractError, Interaction, Operation, Passed, PasswordError, Proof, ProofOf, Refusal, Remembered, Stage, Users,
+    Challenge, InteractError, Interaction, Operation, Passed, PasswordError, Proof, ProofOf, Refusal, Remembered,
+    Stage, Users,
 };
 use ruma::UserId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{
-    answers::password_error,
-    login::Identifier,
-};
+use super::{answers::password_error, login::Identifier};
 
 /// The account's password is enough.
 pub(super) const PASSWORD: &[&[Stage]] = &[&[Stage::Password]];
@@ -36,8 +34,13 @@ pub(super) async fn authenticate(users: &Users, call: &Call, body: &Map<String, 
     let mut rest = body.clone();
     rest.remove("auth");
     let operation = Operation::new(call.method().as_str(), call.uri().path(), &Value::Object(rest).to_string());
-    let interaction =
-        Interaction { user: Some(user_id), operation, flows: PASSWORD, proof: proof(call, body, Some(user_id))?, remember: None };
+    let interaction = Interaction {
+        user: Some(user_id),
+        operation,
+        flows: PASSWORD,
+        proof: proof(call, body, Some(user_id))?,
+        remember: None,
+    };
     interact(users, interaction).await.map(drop)
 }
 
@@ -64,7 +67,9 @@ async fn interact(users: &Users, interaction: Interaction<'_>) -> Result<Passed,
     users.interact(interaction).await.map_err(|error| match error {
         InteractError::Challenge(challenge) => Error::interactive(challenge_json(flows, &challenge)),
         InteractError::OperationChanged | InteractError::OtherUser => Error::forbidden(error.to_string()),
-        InteractError::Password(error @ (PasswordError::TooLong | PasswordError::Empty | PasswordError::Busy)) => password_error(error),
+        InteractError::Password(error @ (PasswordError::TooLong | PasswordError::Empty | PasswordError::Busy)) => {
+            password_error(error)
+        }
         InteractError::Fault(ours) => ours.into(),
     })
 }

@@ -8,10 +8,7 @@ use ruma::OwnedUserId;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{
-    answers::own,
-    paths,
-};
+use super::{answers::own, paths};
 use crate::ClientState;
 
 pub(super) fn routes() -> Vec<Route<ClientState>> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
 use hearth_users::{NewRule, PushRuleError, RulePlace, rules_json};
 use ruma::push::{
-    Action, AnyPushRuleRef, NewConditionalPushRule, NewPatternedPushRule, NewPushRule, NewSimplePushRule, PushCondition, RuleKind,
+    Action, AnyPushRuleRef, NewConditionalPushRule, NewPatternedPushRule, NewPushRule, NewSimplePushRule,
+    PushCondition, RuleKind,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
 use hearth_users::{
-    AccountError, AccountKind, AuthError, CreateError, Localpart, NewAccount, Passed, Registration, Remembered, SessionWish, Stage,
-    TokenUseError, Users,
+    AccountError, AccountKind, AuthError, CreateError, Localpart, NewAccount, Passed, Registration, Remembered,
+    SessionWish, Stage, TokenUseError, Users,
 };
 use ruma::{OwnedUserId, UserId};
 use serde::Deserialize;

@@ -7,16 +7,14 @@ use hearth_users::TagError;
 use ruma::OwnedRoomId;
 use serde_json::{Map, Value, json};
 
-use super::{
-    answers::own,
-    paths,
-};
+use super::{answers::own, paths};
 use crate::ClientState;
 
 pub(super) fn routes() -> Vec<Route<ClientState>> {
     vec![
         Route::get(paths!("user/{user_id}/rooms/{room_id}/tags"), Access::User, Limit::Default, list),
-        Route::put(paths!("user/{user_id}/rooms/{room_id}/tags/{tag}"), Access::User, Limit::Default, put).suspended_ok(),
+        Route::put(paths!("user/{user_id}/rooms/{room_id}/tags/{tag}"), Access::User, Limit::Default, put)
+            .suspended_ok(),
         Route::delete(paths!("user/{user_id}/rooms/{room_id}/tags/{tag}"), Access::User, Limit::Default, delete)
             .suspended_ok(),
     ]

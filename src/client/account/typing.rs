@@ -6,10 +6,7 @@ use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
 use ruma::OwnedRoomId;
 use serde::Deserialize;
 
-use super::{
-    answers::own,
-    paths,
-};
+use super::{answers::own, paths};
 use crate::ClientState;
 
 /// How long somebody types who does not say how long.

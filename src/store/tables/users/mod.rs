@@ -9,16 +9,16 @@ mod interactive;
 mod session;
 
 pub use account::{
-    AccountKind, AccountRow, PasswordHash, ProfileRow, RegistrationTokenRow, SessionSetRow, account_key, account_of_key,
-    accounts_prefix, profile_key, registration_token_key, registration_token_partition, session_set_key,
+    AccountKind, AccountRow, PasswordHash, ProfileRow, RegistrationTokenRow, SessionSetRow, account_key,
+    account_of_key, accounts_prefix, profile_key, registration_token_key, registration_token_partition,
+    session_set_key,
 };
 pub use data::{
     ACCOUNT_DATA_POSITION_OFFSET, AccountDataIndexRow, AccountDataRow, FilterRow, account_data_index_key,
     account_data_index_prefix, account_data_key, account_data_prefix, account_data_room_of_key, filter_key,
 };
-pub use interactive::{
-    InteractiveRow, Remembered, interactive_key, interactive_partition, interactive_prefix,
-};
+pub use interactive::{InteractiveRow, Remembered, interactive_key, interactive_partition, interactive_prefix};
 pub use session::{
-    DeviceRow, RefreshStep, TokenHash, TokenKind, TokenPair, TokenRow, device_key, device_of_key, devices_prefix, token_key,
+    DeviceRow, RefreshStep, TokenHash, TokenKind, TokenPair, TokenRow, device_key, device_of_key, devices_prefix,
+    token_key,
 };
