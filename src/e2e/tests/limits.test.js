@@ -15,6 +15,7 @@ describe("a server on the internet", { concurrency: false }, () => {
     registration: { tokens: [TOKEN], shared_secret: SHARED_SECRET },
     passwords: {},
     rate_limits: {
+      default: { per_second: 100_000, burst: 100_000 },
       registration: generous,
       login: generous,
       login_account: { per_second: 0.01, burst: BURST },
