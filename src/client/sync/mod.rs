@@ -1,7 +1,7 @@
 //! Sync, and what old clients call instead. (Filters are stored with the account.)
 
 mod events;
-mod sync;
+mod long_poll;
 
 use hearth_edge::Route;
 
@@ -9,5 +9,5 @@ use crate::ClientState;
 
 /// The endpoints of this folder.
 pub(crate) fn routes() -> Vec<Route<ClientState>> {
-    vec![events::route(), sync::route()]
+    vec![events::route(), long_poll::route()]
 }
