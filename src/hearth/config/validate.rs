@@ -57,6 +57,9 @@ pub(crate) fn check(config: &Config) -> Vec<Problem> {
             "an empty token or shared_secret would let anybody in: choose one or remove it".to_owned(),
         );
     }
+    if config.registration.tokens.iter().any(|token| !is_registration_token(&token.0)) {
+        wrong("registration.tokens", "a token has 1 to 64 characters of a-z A-Z 0-9 . _ ~ -".to_owned());
+    }
     numbers(config, &mut wrong);
     for contact in &config.well_known.support_contacts {
         contact_problem(contact).into_iter().for_each(|message| wrong("well_known.support_contacts", message));
