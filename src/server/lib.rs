@@ -5,6 +5,7 @@
 mod health;
 mod lifecycle;
 mod registration_tokens;
+mod upkeep;
 
 use std::sync::Arc;
 
@@ -76,6 +77,7 @@ impl Server {
     pub async fn start(settings: ServerSettings, ports: Ports, signing_key: SigningKey) -> Result<Self, StartError> {
         let Ports { engine, clock, entropy } = ports;
         let store = Store::open(engine, settings.store).await?;
+        upkeep::start(&store, Arc::clone(&clock));
         let users = Users::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&entropy), settings.users);
         registration_tokens::keep(&users, Arc::clone(&clock), settings.registration_tokens).await?;
         let rooms = Rooms::new(
