@@ -46,11 +46,13 @@ enum Visibility {
 }
 
 #[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
 enum GivenPreset {
-    PrivateChat,
-    PublicChat,
-    TrustedPrivateChat,
+    #[serde(rename = "private_chat")]
+    Private,
+    #[serde(rename = "public_chat")]
+    Public,
+    #[serde(rename = "trusted_private_chat")]
+    TrustedPrivate,
 }
 
 #[derive(Deserialize)]
@@ -77,9 +79,9 @@ async fn create_room(state: Arc<ClientState>, call: Call) -> Result<Reply, Error
         }
     }
     let preset = match (body.preset, body.visibility) {
-        (Some(GivenPreset::PrivateChat), _) | (None, Visibility::Private) => Preset::Private,
-        (Some(GivenPreset::TrustedPrivateChat), _) => Preset::TrustedPrivate,
-        (Some(GivenPreset::PublicChat), _) | (None, Visibility::Public) => Preset::Public,
+        (Some(GivenPreset::Private), _) | (None, Visibility::Private) => Preset::Private,
+        (Some(GivenPreset::TrustedPrivate), _) => Preset::TrustedPrivate,
+        (Some(GivenPreset::Public), _) | (None, Visibility::Public) => Preset::Public,
     };
     let given = body.initial_state.unwrap_or_default().into_iter();
     let creation = Creation {

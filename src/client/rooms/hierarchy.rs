@@ -6,7 +6,7 @@ use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
 use hearth_rooms::HierarchyQuery;
 use ruma::OwnedRoomId;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{public_rooms::room_summary, summary::read_error};
 use crate::ClientState;
@@ -35,7 +35,7 @@ async fn hierarchy(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> 
     let page = state.rooms.hierarchy(&call.requester().user_id, &room_id, &query).await.map_err(read_error)?;
     let rooms = page.rooms.iter().map(|room| {
         let mut answer = room_summary(&room.summary);
-        answer.insert("children_state".to_owned(), room.children.iter().cloned().collect::<Vec<Value>>().into());
+        answer.insert("children_state".to_owned(), room.children.to_vec().into());
         answer
     });
     let rooms: Vec<_> = rooms.collect();
