@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hearth_store::{LoadError, Order, StateVersion, StoredEvent, tables::MembershipRow};
 use hearth_users::AccountData;
 use hearth_view::{
-    Membership,
+    Membership, PageToken,
     delta::{Passage, Section, section},
 };
 
@@ -44,6 +44,7 @@ pub(crate) async fn write(
         Some(Section::Leave { was_joined, newly }) => {
             visit.write_left(&mut sections.leave, was_joined, newly, account_data).await
         }
+        Some(Section::StillGone) => visit.write_still_gone(&mut sections.leave).await,
         Some(Section::Invite) => stripped::write_invite(&mut sections.invite, &visit.view, &visit.own).await,
         Some(Section::Knock) => stripped::write_knock(&mut sections.knock, &visit.view, &visit.own).await,
     }
@@ -103,6 +104,7 @@ impl<'a> Visit<'a> {
             before: own_before.as_deref().map_or(Membership::Leave, membership),
             after: membership(&own),
             changed,
+            departed_between: false,
             joined_between: joined_position > since.map_or(0, |since| since.position),
             departed_from: Membership::Leave,
             forgotten: row.is_some_and(|row| row.forgotten),
@@ -111,7 +113,7 @@ impl<'a> Visit<'a> {
         if matches!(visit.passage.after, Membership::Leave | Membership::Ban) && (changed || look.wish.first) {
             let (event, from) = find_departure(&visit.view, Arc::clone(&visit.own)).await?;
             visit.passage.departed_from = from;
-            visit.passage.changed = since.is_none_or(|since| event.header.order() > since);
+            visit.passage.departed_between = since.is_none_or(|since| event.header.order() > since);
             visit.departure = Some(event);
         }
         Ok(Some(visit))
@@ -199,8 +201,8 @@ impl<'a> Visit<'a> {
         self.tape = Tape::read(store, self.view.room, departure.header.order(), limit).await?;
         self.view.joined_until = self.joined_position;
         let Stretch { base, after, all_is_news } = self.stretch(newly);
-        let timeline = self.gather(after).await?;
-        let state = if was_joined {
+        let mut timeline = self.gather(after).await?;
+        let mut state = if was_joined {
             let span = self.span(base, &timeline).await?;
             let differences = state::differences(&self.view, &span).await?;
             let ask =
@@ -209,6 +211,10 @@ impl<'a> Visit<'a> {
         } else {
             Vec::new()
         };
+        if departure.number != self.own.number {
+            // Banned since, or no longer so: the end of the story, without what came between.
+            self.tell_own(&mut timeline, &mut state);
+        }
         json::name(out, self.view.room_id.as_str());
         out.push(b'{');
         self.write_timeline(out, &timeline).await?;
@@ -216,6 +222,35 @@ impl<'a> Visit<'a> {
         account::write_room(out, &self.view, false, account_data).await?;
         out.push(b'}');
         Ok(())
+    }
+
+    /// Of a room that was left before only the reader's own membership is told.
+    async fn write_still_gone(&self, out: &mut Vec<u8>) -> Result<(), SyncError> {
+        let order = self.own.header.order();
+        let mut timeline = Timeline::none(order);
+        timeline.start = PageToken::before(order.position, order.within);
+        let mut state = Vec::new();
+        self.tell_own(&mut timeline, &mut state);
+        json::name(out, self.view.room_id.as_str());
+        out.push(b'{');
+        self.write_timeline(out, &timeline).await?;
+        self.write_state(out, &state).await?;
+        out.push(b'}');
+        Ok(())
+    }
+
+    /// Puts the reader's own member event at the end, which they are told whatever the history's visibility.
+    fn tell_own(&self, timeline: &mut Timeline, state: &mut Vec<Arc<StoredEvent>>) {
+        let filter = &self.view.look.filter.room;
+        let own = &self.own;
+        if filter.timeline.allows(&own.event) && !filter.timeline.events.is_nothing() {
+            timeline.events.extend(self.view.show_own(own));
+        }
+        if self.view.look.wish.state_after && filter.state.allows(&own.event) {
+            let is_own = |event: &Arc<StoredEvent>| event.event.state_pair() == own.event.state_pair();
+            state.retain(|event| !is_own(event));
+            state.push(Arc::clone(own));
+        }
     }
 
     async fn write_timeline(&self, out: &mut Vec<u8>, timeline: &Timeline) -> Result<(), SyncError> {

@@ -128,6 +128,22 @@ impl<'a> RoomView<'a> {
         Ok(Some(Shown { order, event: Arc::clone(event), redacted, membership }))
     }
 
+    /// The reader's own member event, which they are given whatever the history's visibility. The gate has the last
+    /// word: what is not accepted is not shown.
+    pub(crate) fn show_own(&self, own: &Arc<StoredEvent>) -> Option<Shown> {
+        let membership = Membership::of(Some(&own.event));
+        let at = Circumstances {
+            before: Some(Standing::NOTHING),
+            accepted: own.accepted(),
+            joined_later: false,
+            in_given_state: true,
+            sender_ignored: false,
+            sender_erased: false,
+        };
+        let seen = sight(&self.look.reader.user_id, &own.event, &at) == Sight::Show;
+        seen.then(|| Shown { order: own.header.order(), event: Arc::clone(own), redacted: false, membership })
+    }
+
     /// Whether the event is part of the state that the reader is given.
     async fn is_given(&self, event: &StoredEvent) -> Result<bool, LoadError> {
         let (Some(given), Some((kind, state_key))) = (self.given, event.event.state_pair()) else { return Ok(false) };

@@ -29,9 +29,10 @@ pub struct Passage {
     pub before: Membership,
     /// In the state now.
     pub after: Membership,
-    /// It changed after `since`: the member event in force now is another, or for `leave` and `ban`, which may follow
-    /// each other: the departure that it stands for happened then.
+    /// The member event in force now is not the one at `since`, which includes that there was none then.
     pub changed: bool,
+    /// For `leave` and `ban`, which may follow each other: the departure itself was after `since`.
+    pub departed_between: bool,
     /// The reader came to be joined after `since`, at least once.
     pub joined_between: bool,
     /// For `leave` and `ban`: what the reader's last departure ended.
@@ -60,6 +61,8 @@ pub enum Section {
         /// There is no stay at `since` that what is told could continue.
         newly: bool,
     },
+    /// `leave`: the reader had left before, and only the membership is another: banned, or no longer so.
+    StillGone,
 }
 
 /// Where the room stands in the answer; `None` is nowhere.
@@ -84,10 +87,14 @@ fn departed(wish: &Wish, passage: &Passage) -> Option<Section> {
         let told = wish.include_leave && was_joined && !passage.forgotten;
         return told.then_some(Section::Leave { was_joined, newly: true });
     }
-    // Who had no part in the room has departed from nothing: a ban in absence is no news.
-    let told = passage.changed && passage.departed_from != Membership::Leave;
-    let newly = passage.before != Membership::Join || passage.joined_between;
-    told.then_some(Section::Leave { was_joined, newly })
+    // Who never had a part in the room is not told of it, whatever others do to the membership.
+    if !passage.changed || passage.departed_from == Membership::Leave {
+        return None;
+    }
+    if !passage.departed_between {
+        return Some(Section::StillGone);
+    }
+    Some(Section::Leave { was_joined, newly: passage.before != Membership::Join || passage.joined_between })
 }
 
 /// Gathers a timeline from its newest event backwards, until there is one more than fits.

@@ -4,7 +4,7 @@ use hearth_store::tables::Membership;
 use serde_json::{Value, json};
 
 use super::world::{World, following, ids, in_section, said};
-use crate::SyncQuery;
+use crate::{StateForm, SyncQuery};
 
 const LEFT_TOO: &str = r#"{"room":{"include_leave":true}}"#;
 
@@ -147,10 +147,49 @@ async fn a_ban_after_leaving_opens_nothing() {
     room.message(&alice, "between").await;
     room.send(&alice, "m.room.topic", Some(""), json!({"topic": "between"})).await;
     room.member(&alice, &bob, Membership::Ban).await;
-    assert!(world.next(&bob, &first, left_too()).await.get("rooms").is_none());
+    let second = world.next(&bob, &first, json!({})).await;
+    let told = in_section(&second, "leave", &room);
+    assert_eq!((said(told), &told["state"]["events"]), (vec!["m.room.member".to_owned()], &json!([])));
+    assert_eq!(told["timeline"]["events"][0]["content"]["membership"], "ban");
     let left = world.first(&bob, left_too()).await;
     let left = in_section(&left, "leave", &room);
     assert!(!said(left).contains(&"between".to_owned()) && !left.to_string().contains("topic"), "{left}");
+    room.member(&alice, &bob, Membership::Leave).await;
+    let third = world.next(&bob, &second, json!({})).await;
+    assert_eq!(in_section(&third, "leave", &room)["timeline"]["events"][0]["content"]["membership"], "leave");
+    assert!(world.next(&bob, &third, json!({})).await.get("rooms").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_kicked_and_then_banned_is_told_of_both() {
+    let world = World::new().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let room = world.room("room", &alice).await;
+    room.member(&bob, &bob, Membership::Join).await;
+    let first = world.first(&bob, json!({})).await;
+    room.member(&alice, &bob, Membership::Leave).await;
+    room.message(&alice, "between").await;
+    room.member(&alice, &bob, Membership::Ban).await;
+    for state in [StateForm::Before, StateForm::After] {
+        let answer = world.sync(&bob, &SyncQuery { state, ..following(&first, json!({})) }).await;
+        let told = in_section(&answer, "leave", &room);
+        let memberships: Vec<&Value> = told["timeline"]["events"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|event| &event["content"]["membership"])
+            .collect();
+        assert_eq!(memberships, ["leave", "ban"]);
+        if state == StateForm::After {
+            let after = told["state_after"]["events"].as_array().expect("a list");
+            assert_eq!((after.len(), &after[0]["content"]["membership"]), (1, &json!("ban")));
+        }
+    }
+    // Somebody who never was there hears nothing of it.
+    let carol = world.person("carol").await;
+    let firsts = world.first(&carol, left_too()).await;
+    room.member(&alice, &carol, Membership::Ban).await;
+    assert!(world.next(&carol, &firsts, left_too()).await.get("rooms").is_none());
 }
 
 #[tokio::test(start_paused = true)]
