@@ -15,8 +15,8 @@ use ruma::{OwnedEventId, OwnedRoomId, UserId};
 use crate::error::SendError;
 
 /// Entries of state, present or known to be absent, that one room keeps in memory between batches. Beyond it all but
-/// the hub is dropped: it bounds a room to about a megabyte, and members who talk come back with one read each.
-const ENTRIES_MAX: usize = 512;
+/// the hub is dropped: it bounds a room to about 200 kB, and members who talk come back with a read or two each.
+const ENTRIES_MAX: usize = 128;
 
 /// State that nearly every decision asks for.
 const HUB: [&str; 5] =

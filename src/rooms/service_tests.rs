@@ -24,6 +24,7 @@ mod upgrading;
 pub(crate) struct World {
     pub(crate) engine: Arc<MemEngine>,
     pub(crate) store: Arc<Store>,
+    pub(crate) clock: Arc<ManualClock>,
     pub(crate) rooms: Arc<Rooms>,
 }
 
@@ -40,8 +41,8 @@ impl World {
         let key = Arc::new(SigningKey::from_seed(&[7; 32], "test"));
         let entropy = Arc::new(SeededEntropy::new(seed));
         let server = "hearth.test".try_into().unwrap();
-        let rooms = Rooms::new(store.clone(), clock, entropy, key, server, RoomsSettings::default());
-        Self { engine, store, rooms }
+        let rooms = Rooms::new(store.clone(), clock.clone(), entropy, key, server, RoomsSettings::default());
+        Self { engine, store, clock, rooms }
     }
 
     pub(crate) async fn create(&self, creator: &str, preset: Preset) -> OwnedRoomId {

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Rooms whose head is kept in memory. A room that falls out costs a few reads when it is written again.
-const ACTIVE_ROOMS_MAX: usize = 1_024;
+const ACTIVE_ROOMS_MAX: usize = 512;
 
 /// Requests that may wait for one room. Beyond it the server is slower than those who write: they are told so.
 const WAITING_MAX: usize = 1_000;

@@ -3,7 +3,7 @@ use hearth_ports::mem::Failure;
 use serde_json::{Map, Value, json};
 
 use super::{World, assert_invalid, creation, object, user};
-use crate::{CreateError, Creation, InitialState, Preset};
+use crate::{AliasError, CreateError, Creation, InitialState, Preset};
 
 #[tokio::test]
 async fn a_room_of_each_version_stands() {
@@ -205,6 +205,38 @@ async fn a_whole_room_is_one_batch() {
     assert_eq!(world.rooms.joined_rooms(&user("alice")).await.unwrap().len(), 0);
     let created = world.create("alice", Preset::Private).await;
     assert_eq!(world.rooms.joined_rooms(&user("alice")).await.unwrap(), [created]);
+}
+
+#[tokio::test]
+async fn a_creation_in_doubt_is_looked_up() {
+    let world = World::new().await;
+    world.store.ensure_user_number(&user("alice")).await.unwrap();
+    world.engine.fail_next(Failure::After);
+    let room_id = world.create("alice", Preset::Private).await;
+    world.say(&room_id, "alice", "it is there").await.unwrap();
+    assert_eq!(world.rooms.joined_rooms(&user("alice")).await.unwrap(), [room_id]);
+}
+
+#[tokio::test]
+async fn a_claim_whose_room_never_came_lapses() {
+    let world = World::new().await;
+    let room_id = world.create("alice", Preset::Public).await;
+    let alice = world.store.user_number(&user("alice")).await.unwrap().unwrap();
+    let alias = ruma::OwnedRoomAliasId::try_from("#left:hearth.test").unwrap();
+    let nowhere = ruma::OwnedRoomId::try_from("!nowhere:hearth.test").unwrap();
+    let number = hearth_store::RoomNumber::first_candidate(nowhere.as_str());
+    // The server ended between the claim and the room.
+    world.rooms.writer.claim_alias(&alias, number, &nowhere, alice).await.unwrap();
+    assert!(matches!(world.rooms.resolve_alias(&alias).await, Err(AliasError::NotFound)));
+    let again = || world.rooms.create_alias(alice_id(), false, &alias, &room_id);
+    assert!(matches!(again().await, Err(AliasError::Taken)));
+    world.clock.advance_ms(60_000);
+    again().await.unwrap();
+    assert_eq!(world.rooms.resolve_alias(&alias).await.unwrap(), room_id);
+}
+
+fn alice_id() -> &'static ruma::UserId {
+    ruma::user_id!("@alice:hearth.test")
 }
 
 #[tokio::test]
