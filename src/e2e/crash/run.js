@@ -14,7 +14,7 @@ import { within } from "../lib/wait.js";
 import { Checker } from "./check.js";
 import { Gate } from "./gate.js";
 import { Ledger } from "./ledger.js";
-import { Dice } from "./random.js";
+import { Dice } from "../lib/random.js";
 import { Reader } from "./reader.js";
 import { Writer } from "./writer.js";
 

@@ -5,7 +5,7 @@ import { describe, it } from "node:test";
 import { Checker } from "../crash/check.js";
 import { Ledger } from "../crash/ledger.js";
 import { Reader } from "../crash/reader.js";
-import { Dice } from "../crash/random.js";
+import { Dice } from "../lib/random.js";
 
 const ROOM = "!room:test";
 const WRITER = { name: "writer0", api: { userId: "@writer0:test" } };
