@@ -146,6 +146,13 @@ impl World {
         content["membership"].as_str().map(str::to_owned)
     }
 
+    /// Whatever was done, the database keeps its invariants.
+    pub(crate) async fn check(&self) {
+        let report = hearth_store::fsck::fsck(&self.store, |_| {}).await.unwrap();
+        assert!(report.is_clean(), "{:#?}", report.problems);
+        assert!(report.seen.rooms > 0, "there is something to check");
+    }
+
     /// Type and state key of every event of the timeline, oldest first.
     pub(crate) async fn timeline(&self, room_id: &RoomId) -> Vec<(String, Option<String>)> {
         let room = self.number(room_id).await;

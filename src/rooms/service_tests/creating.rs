@@ -19,6 +19,7 @@ async fn a_room_of_each_version_stands() {
         assert_eq!((head.joined, head.extremities.len()), (2, 1), "{version}");
         assert_eq!(world.timeline(&room_id).await.len() as u32, head.next_event.0 - 1, "{version}");
     }
+    world.check().await;
 }
 
 #[tokio::test]
@@ -79,6 +80,7 @@ async fn events_come_in_the_specified_order() {
     let alias = "#pub:hearth.test".try_into().unwrap();
     let alias: ruma::OwnedRoomAliasId = alias;
     assert_eq!(world.rooms.resolve_alias(&alias).await.unwrap(), room_id);
+    world.check().await;
 }
 
 #[tokio::test]
@@ -215,6 +217,7 @@ async fn a_creation_in_doubt_is_looked_up() {
     let room_id = world.create("alice", Preset::Private).await;
     world.say(&room_id, "alice", "it is there").await.unwrap();
     assert_eq!(world.rooms.joined_rooms(&user("alice")).await.unwrap(), [room_id]);
+    world.check().await;
 }
 
 #[tokio::test]

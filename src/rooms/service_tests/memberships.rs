@@ -32,6 +32,7 @@ async fn an_invite_is_rejected_and_renewed() {
     assert_forbidden(world.join(&room_id, "bob").await);
     let head = world.head(&room_id).await;
     assert_eq!((head.joined, head.invited), (0, 0));
+    world.check().await;
 }
 
 #[tokio::test]
@@ -108,6 +109,7 @@ async fn a_ban_holds_until_it_is_lifted() {
     world.rooms.change_member(change.clone()).await.unwrap();
     let invite = world.rooms.change_member(MemberChange { action: Invite, ..change }).await;
     assert!(matches!(invite, Err(SendError::Remote)));
+    world.check().await;
 }
 
 #[tokio::test]
@@ -145,6 +147,7 @@ async fn restricted_rooms_let_in_members_of_another() {
         world.join(&room_id, "carol").await.unwrap();
         world.act(&space, "bob", Leave, "bob").await.unwrap();
     }
+    world.check().await;
 }
 
 #[tokio::test]
@@ -190,6 +193,7 @@ async fn membership_rows_tell_since_when() {
     let third = world.store.membership(bob, room).await.unwrap().unwrap();
     assert_eq!(third.joined_position, third.position);
     assert!(third.joined_position > second.position);
+    world.check().await;
 }
 
 #[tokio::test]
@@ -208,6 +212,7 @@ async fn a_profile_reaches_all_rooms() {
         assert_eq!(content, json!({ "membership": "join", "displayname": "Alice" }));
     }
     assert_eq!(world.membership(&rooms[0], "alice").await.as_deref(), Some("leave"));
+    world.check().await;
 }
 
 #[tokio::test]
@@ -233,6 +238,7 @@ async fn a_left_room_can_be_forgotten_and_found_again() {
     }
     world.join(&room_id, "alice").await.unwrap();
     assert!(!world.store.membership(alice, room).await.unwrap().unwrap().forgotten);
+    world.check().await;
 }
 
 #[tokio::test]

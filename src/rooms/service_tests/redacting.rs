@@ -27,6 +27,7 @@ async fn a_redaction_takes_effect_in_every_version() {
         assert_eq!(redaction.event.redacts(), Some(&*target), "{version}");
         assert_eq!(redaction.event.content_as::<Value>().unwrap()["reason"], "spam");
     }
+    world.check().await;
 }
 
 #[tokio::test]
@@ -63,6 +64,7 @@ async fn redacted_state_is_redacted_for_the_rules_too() {
         world.state(&room_id, "m.room.power_levels", "").await.unwrap(),
         json!({ "users": { "@alice:hearth.test": 100 }, "events": { "a.b": 99 } })
     );
+    world.check().await;
 }
 
 #[tokio::test]
@@ -83,6 +85,7 @@ async fn a_second_redaction_changes_nothing_and_a_redaction_can_be_redacted() {
     world.redact(&room_id, "alice", &first).await.unwrap();
     let redaction = world.store.event_by_id(room, &first).await.unwrap().unwrap();
     assert_eq!(redaction.event.content_as::<Value>().unwrap().get("reason"), None);
+    world.check().await;
 }
 
 #[tokio::test]

@@ -50,6 +50,7 @@ async fn racing_senders_all_stand_in_one_line() {
     let head = world.head(&room_id).await;
     assert_eq!(head.extremities.len(), 1);
     assert_eq!(head.extremities[0].event_id, previous.unwrap().as_str());
+    world.check().await;
 }
 
 #[tokio::test]
@@ -148,6 +149,7 @@ async fn two_nodes_write_one_room_without_a_fork() {
     let fresh = World::on(engine, 3).await;
     assert_eq!(fresh.timeline(&room_id).await.len(), 6 + 40);
     assert_eq!(fresh.head(&room_id).await.extremities.len(), 1);
+    fresh.check().await;
 }
 
 #[tokio::test]
@@ -179,6 +181,7 @@ async fn a_commit_in_doubt_is_looked_up() {
     world.say(&room_id, "alice", "next").await.unwrap();
     assert_eq!(world.timeline(&room_id).await.len(), 6 + 3);
     assert_eq!(world.head(&room_id).await.extremities.len(), 1);
+    world.check().await;
 }
 
 #[tokio::test]
@@ -219,6 +222,7 @@ async fn state_that_stands_is_not_set_again() {
     world.join(&room_id, "bob").await.unwrap();
     assert_forbidden(world.set(&room_id, "bob", "a.test", "", json!({})).await);
     assert_ne!(stored.header.state_before, StateVersion::UNKNOWN);
+    world.check().await;
 }
 
 #[tokio::test]

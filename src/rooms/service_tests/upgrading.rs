@@ -37,6 +37,7 @@ async fn the_new_room_names_the_tombstone_and_the_tombstone_the_new_room() {
         let kinds: Vec<_> = world.timeline(&old).await.into_iter().map(|(kind, _)| kind).collect();
         assert_eq!(kinds[6..], ["m.room.tombstone", "m.room.power_levels"]);
     }
+    world.check().await;
 }
 
 #[tokio::test]
@@ -75,6 +76,7 @@ async fn what_matters_comes_along() {
     assert_eq!(world.state(&old, "m.room.canonical_alias", "").await.unwrap(), json!({}));
     assert!(world.rooms.is_published(&new).await.unwrap());
     assert!(!world.rooms.is_published(&old).await.unwrap());
+    world.check().await;
 }
 
 #[tokio::test]
@@ -94,6 +96,7 @@ async fn a_moderator_upgrades_without_gaining_power() {
     assert_eq!(world.state(&new, "m.room.power_levels", "").await.unwrap(), levels);
     let closed = world.state(&old, "m.room.power_levels", "").await.unwrap();
     assert_eq!((&closed["events_default"], &closed["invite"]), (&50.into(), &50.into()));
+    world.check().await;
 }
 
 #[tokio::test]
