@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
 use hearth_users::FilterError;
-use ruma::api::client::filter::FilterDefinition;
+use hearth_view::Filter;
 use serde_json::json;
 
 use super::{
@@ -25,7 +25,7 @@ async fn create(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
     let user_id = own(&call)?;
     let (definition, _) = object(&call)?;
     // What a client meant and we would not understand is refused now, not passed over at every sync.
-    let _: FilterDefinition = call.json()?;
+    Filter::parse(call.body()).map_err(|error| Error::bad_json(error.to_string()))?;
     let filter_id = state.users.put_filter(&user_id, definition).await.map_err(|error| match error {
         FilterError::NotFound => Error::not_found(error.to_string()),
         FilterError::TooLarge => Error::too_large(error.to_string()),

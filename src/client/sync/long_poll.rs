@@ -32,11 +32,16 @@ struct Query {
 
 async fn sync(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
     let query = read(call.query()?)?;
-    let requester = call.requester();
-    let reader = Reader { user_id: requester.user_id.clone(), device_id: requester.device_id.clone() };
+    let session = Arc::clone(call.requester());
+    let reader = Reader { user_id: session.user_id.clone(), device_id: session.device_id.clone() };
     // Who waits keeps no more of the request than this.
     drop(call);
-    state.syncs.sync(&reader, &query).await.map(Reply::bytes).map_err(refusal)
+    let end = state.users.session_end(&session);
+    tokio::select! {
+        biased;
+        () = end.ended() => Err(Error::unknown_token(false)),
+        answer = state.syncs.sync(&reader, &query) => answer.map(Reply::bytes).map_err(refusal),
+    }
 }
 
 fn read(query: Query) -> Result<SyncQuery, Error> {

@@ -45,10 +45,15 @@ impl Reads {
         let view = self.open(reader, room_id).await?;
         let seen = self.seen_event(reader, &view, event_id).await?;
         let at = seen.order;
-        let half = |limit, direction| MessagesQuery { from: None, to: None, direction, limit, filter: query.filter.clone() };
+        let half =
+            |limit, direction| MessagesQuery { from: None, to: None, direction, limit, filter: query.filter.clone() };
         let (before_max, after_max) = (query.limit.div_ceil(2), query.limit / 2);
         let before = half(before_max, Direction::Backward);
-        let before = if before_max == 0 { Vec::new() } else { self.page(reader, &view, step_before(at), None, &before).await?.events };
+        let before = if before_max == 0 {
+            Vec::new()
+        } else {
+            self.page(reader, &view, step_before(at), None, &before).await?.events
+        };
         let after = half(after_max, Direction::Forward);
         let after = if after_max == 0 { Vec::new() } else { self.page(reader, &view, at, None, &after).await?.events };
 
@@ -101,7 +106,8 @@ impl Reads {
             before.iter().chain(after).chain([seen]).map(|seen| seen.stored.event.sender().as_str()).collect();
         let is_wanted = |stored: &Arc<StoredEvent>| {
             let event = &stored.event;
-            let is_silent = event.kind() == "m.room.member" && !event.state_key().is_some_and(|key| speakers.contains(key));
+            let is_silent =
+                event.kind() == "m.room.member" && !event.state_key().is_some_and(|key| speakers.contains(key));
             query.filter.allows(event) && !(query.filter.lazy_load_members && is_silent)
         };
         let events = self.store.events(view.number, &numbers).await?;

@@ -1,22 +1,14 @@
 //! Pages of history.
 //! [Client-server API](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages).
 
-use std::{
-    collections::BTreeSet,
-    ops::Bound,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
 use hearth_store::{Order, StoredEvent};
 use hearth_view::{EventFormat, PageToken, PlaceToken, RoomEventFilter, event_json::push_string};
 use ruma::{OwnedUserId, RoomId};
 
-use super::{
-    ReadError, Reader, Reads,
-    present::Seen,
-    room::RoomView,
-};
+use super::{ReadError, Reader, Reads, present::Seen, room::RoomView};
 
 /// Which way a page goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,11 +154,7 @@ impl Reads {
     }
 
     /// The member events of those who sent these events, as of the newest of them.
-    pub(super) async fn senders(
-        &self,
-        view: &RoomView,
-        events: &[Seen],
-    ) -> Result<Vec<Arc<StoredEvent>>, ReadError> {
+    pub(super) async fn senders(&self, view: &RoomView, events: &[Seen]) -> Result<Vec<Arc<StoredEvent>>, ReadError> {
         let newest = events.iter().max_by_key(|seen| seen.order);
         let Some(version) = newest.map(|seen| seen.stored.header.state_after) else { return Ok(Vec::new()) };
         let senders: BTreeSet<OwnedUserId> = events.iter().map(|seen| seen.stored.event.sender().to_owned()).collect();

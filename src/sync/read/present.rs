@@ -119,9 +119,10 @@ impl Reads {
         let replaced = self.beside(room, header.replaces).await?;
         let shown = replaced.as_ref().filter(|_| seen.sees_replaced && !seen.is_redacted);
         let own = stored.event.sender() == reader.user_id;
-        let sent_by = header.sent_by.as_ref().filter(|by| {
-            own && reader.device_id.as_ref().is_some_and(|device| device.as_str() == by.device)
-        });
+        let sent_by = header
+            .sent_by
+            .as_ref()
+            .filter(|by| own && reader.device_id.as_ref().is_some_and(|device| device.as_str() == by.device));
         let unsigned = Unsigned {
             age_ms: Some(age_ms(&stored.event, self.clock.now_ms())),
             transaction_id: sent_by.map(|by| by.transaction.as_str()),

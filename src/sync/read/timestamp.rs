@@ -67,7 +67,10 @@ impl Reads {
             }
             let middle = low + (high - low) / 2;
             let from = Order { position: middle, within: 0 };
-            let rows = self.store.timeline(view.number, (Bound::Included(from), Bound::Included(view.until)), 1, false).await?;
+            let rows = self
+                .store
+                .timeline(view.number, (Bound::Included(from), Bound::Included(view.until)), 1, false)
+                .await?;
             let Some((order, row)) = rows.first() else {
                 high = middle;
                 continue;
