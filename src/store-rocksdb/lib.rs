@@ -65,6 +65,14 @@ impl RocksEngine {
         Ok(Arc::new(Self { shared, committer: None, readers }))
     }
 
+    /// Raises every partition's head to the highest of them plus `by`, durably, in a store that nobody has open.
+    ///
+    /// Positions that were handed out after a copy was made are unknown to the copy. With `by` above their number, the
+    /// copy hands out none of them again, and finds none of them ahead of itself.
+    pub fn raise_positions(path: impl AsRef<Path>, options: &Options, by: u64) -> Result<(), OpenError> {
+        open::raise_positions(path.as_ref(), options, by)
+    }
+
     /// Writes a consistent copy, a store that [`Self::open`] takes, into a folder which does not exist yet. It links
     /// files rather than copying them if the folder is on the same file system.
     ///

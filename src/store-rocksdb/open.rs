@@ -11,7 +11,7 @@ use std::{
 
 use hearth_ports::{Heads, Partition, Position};
 use parking_lot::Mutex;
-use rocksdb::{DB, IteratorMode};
+use rocksdb::{DB, IteratorMode, WriteBatch, WriteOptions};
 
 use crate::{Options, Shared};
 
@@ -150,6 +150,23 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
         Err(TryLockError::Error(error)) => Err(OpenError::failed(path, &error)),
     }
+}
+
+/// Sets all heads to the highest of them plus `by`, durably.
+pub(crate) fn raise_positions(path: &Path, options: &Options, by: u64) -> Result<(), OpenError> {
+    if let Format::Nothing = check_format(path)? {
+        return Err(OpenError::Absent(path.to_owned()));
+    }
+    let shared = open(path, options)?;
+    let highest = shared.heads.lock().0.into_iter().max().unwrap_or_default();
+    let raised = highest.0.checked_add(by).ok_or_else(|| OpenError::failed(path, &"its positions are used up"))?;
+    let mut write = WriteBatch::default();
+    for partition in (0_u8..).take(Partition::COUNT) {
+        write.put(head_key(partition), raised.to_be_bytes());
+    }
+    let mut durably = WriteOptions::default();
+    durably.set_sync(true);
+    shared.db.write_opt(write, &durably).map_err(|error| OpenError::failed(path, &error))
 }
 
 /// The row of the default family that holds a partition's head.

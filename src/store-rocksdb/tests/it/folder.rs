@@ -141,6 +141,41 @@ fn a_copy_is_whole_while_commits_go_on() {
 }
 
 #[test]
+fn a_restored_copy_is_ahead_of_all_that_was_handed_out() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let copy = folder.path().join("copy");
+    let engine = common::open(&folder.path().join("store"));
+    fill(&engine, 0, 3);
+    engine.checkpoint(&copy).expect("a copy can be made");
+    fill(&engine, 3, 20);
+    let handed_out = wait(engine.heads()).expect("heads are known").0.into_iter().max().expect("there are partitions");
+    assert_eq!(handed_out.0, 20);
+
+    for times in 1..=2_u64 {
+        RocksEngine::raise_positions(&copy, &options(), 1_000).expect("the copy can be changed");
+        let copied = common::open(&copy);
+        let heads = wait(copied.heads()).expect("heads are known");
+        assert!(heads.0.iter().all(|head| head.0 == 3 + times * 1_000), "{heads:?}");
+        assert!(matches!(RocksEngine::raise_positions(&copy, &options(), 1), Err(OpenError::InUse(_))));
+    }
+    let copied = common::open(&copy);
+    for (partition, position) in [(1, 2_004), (7, 2_005), (1, 2_006)] {
+        let one = Batch { positions: 1, ..batch(partition, Vec::new()) };
+        let committed = try_commit(&copied, one).expect("nothing stands against this commit");
+        assert_eq!(committed.first.0, position, "positions go on from there, whichever partition");
+        assert!(committed.prev.0 >= 2_003, "no partition was left behind");
+    }
+    drop(copied);
+    assert!(RocksEngine::raise_positions(&copy, &options(), u64::MAX).is_err(), "there are not so many");
+    let reopened = wait(common::open(&copy).heads()).expect("heads are known");
+    assert_eq!(reopened.0.into_iter().max().expect("there are partitions").0, 2_006, "nothing was changed");
+
+    let absent = folder.path().join("nothing here");
+    assert!(matches!(RocksEngine::raise_positions(&absent, &options(), 1), Err(OpenError::Absent(_))));
+    assert!(!absent.exists());
+}
+
+#[test]
 fn a_reader_stands_beside_the_server() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let engine = common::open(folder.path());
