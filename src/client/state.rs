@@ -31,6 +31,8 @@ pub struct ClientSettings {
     pub server_name: OwnedServerName,
     /// The version of new rooms whose creators ask for none, as capabilities name it.
     pub default_room_version: RoomVersion,
+    /// `GET /publicRooms` works without an account.
+    pub public_rooms_without_auth: bool,
     /// The well-known documents.
     pub well_known: WellKnown,
 }

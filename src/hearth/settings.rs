@@ -23,6 +23,7 @@ pub(crate) fn server(config: &Config) -> Result<ServerSettings, Failure> {
         client: ClientSettings {
             server_name: server_name.clone(),
             default_room_version: room_version(config)?,
+            public_rooms_without_auth: config.room_directory.public_without_auth,
             well_known: well_known(config),
         },
         edge: edge(config)?,

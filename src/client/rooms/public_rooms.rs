@@ -12,7 +12,7 @@ use super::{answers::unavailable, paths};
 use crate::ClientState;
 
 pub(super) fn get() -> Route<ClientState> {
-    Route::get(paths!("publicRooms"), Access::Public, Limit::Search, get_public_rooms)
+    Route::get(paths!("publicRooms"), Access::Optional, Limit::Search, get_public_rooms)
 }
 
 pub(super) fn post() -> Route<ClientState> {
@@ -43,6 +43,10 @@ struct Filter {
 }
 
 async fn get_public_rooms(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
+    // The specification asks for no token here; the operator may.
+    if call.optional_requester().is_none() && !state.settings.public_rooms_without_auth {
+        return Err(Error::missing_token());
+    }
     let query: Query = call.query()?;
     let wanted = DirectoryQuery { limit: limit(query.limit), since: query.since, ..DirectoryQuery::default() };
     list(&state, query.server, &wanted).await

@@ -38,12 +38,16 @@ impl World {
     }
 
     async fn start(&self, seed: u64) -> Server {
+        self.start_with(seed, settings()).await
+    }
+
+    async fn start_with(&self, seed: u64, settings: ServerSettings) -> Server {
         let ports = Ports {
             engine: self.engine.clone(),
             clock: self.clock.clone(),
             entropy: Arc::new(SeededEntropy::new(seed)),
         };
-        Server::start(settings(), ports, SigningKey::from_seed(&[7; 32], "1")).await.unwrap()
+        Server::start(settings, ports, SigningKey::from_seed(&[7; 32], "1")).await.unwrap()
     }
 }
 
@@ -59,6 +63,7 @@ fn settings() -> ServerSettings {
         client: ClientSettings {
             server_name: server_name.clone(),
             default_room_version: RoomVersion::DEFAULT,
+            public_rooms_without_auth: false,
             well_known: WellKnown::default(),
         },
         edge: EdgeSettings { limits: LimitSettings { enabled: false, rates: Vec::new() }, trusted_proxies: Vec::new() },
@@ -168,6 +173,29 @@ async fn what_is_not_built_is_not_there() {
     for path in ["/", "/_matrix/federation/v1/version", "/_matrix/media/v3/config", "/_matrix/client/v3/search"] {
         let (status, answer) = send(&router, Method::GET, path, "", b"").await;
         assert_eq!((status.as_u16(), &answer["errcode"]), (404, &json!("M_UNRECOGNIZED")), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_room_directory_is_for_strangers_only_where_it_is_meant_to_be() {
+    let path = "/_matrix/client/v3/publicRooms";
+    for without_auth in [false, true] {
+        let mut settings = settings();
+        settings.client.public_rooms_without_auth = without_auth;
+        let server = World::new().start_with(1, settings).await;
+        let router = server.router();
+        let alice = Device::register(&router, "alice").await;
+        alice.ask(Method::POST, "createRoom", json!({ "visibility": "public" })).await;
+        let (status, answer) = send(&router, Method::GET, path, "", b"").await;
+        if without_auth {
+            assert_eq!((status.as_u16(), &answer["total_room_count_estimate"]), (200, &json!(1)), "{answer}");
+        } else {
+            assert_eq!((status.as_u16(), &answer["errcode"]), (401, &json!("M_MISSING_TOKEN")));
+        }
+        let (status, answer) = send(&router, Method::GET, path, "nonsense", b"").await;
+        assert_eq!((status.as_u16(), &answer["errcode"]), (401, &json!("M_UNKNOWN_TOKEN")));
+        let found = alice.ask(Method::GET, "publicRooms", Value::Null).await;
+        assert_eq!(found["total_room_count_estimate"], 1);
     }
 }
 
