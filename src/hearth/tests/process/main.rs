@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+mod tls;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -35,9 +37,14 @@ impl Home {
     }
 
     fn configure(&self, more: &str) {
+        self.configure_listener("", more);
+    }
+
+    /// With more keys for the listener, too.
+    fn configure_listener(&self, listener: &str, more: &str) {
         let (data, address) = (self.folder.path().join("data"), self.address);
         let text = format!(
-            "server_name = \"example.org\"\ndata_dir = {data:?}\nlisteners = [{{ bind = \"{address}\" }}]\n\
+            "server_name = \"example.org\"\ndata_dir = {data:?}\nlisteners = [{{ bind = \"{address}\"{listener} }}]\n\
              passwords = {{ argon2_memory_kib = 8, argon2_iterations = 1 }}\n{more}"
         );
         fs::write(self.config(), text).unwrap();
@@ -71,8 +78,16 @@ impl Home {
 
     /// Status and body of a GET.
     fn get(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path, "", "")
+    }
+
+    /// Status and body; the token may be empty.
+    fn ask(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let length = body.len();
+        let token = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{token}");
+        write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
