@@ -68,6 +68,10 @@ fn offline(config: &Config, data: DataDir, request: Request) -> Result<admin::An
     })
 }
 
+/// A restored database goes on so far above the positions that it knows. At 1,000 positions a second a backup may be
+/// seven weeks old, and there is room for 2^31 restores.
+const RESTORE_RAISES_POSITIONS_BY: u64 = 1 << 32;
+
 /// A runtime for one command.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(Failure::new)
@@ -94,6 +98,9 @@ pub(crate) fn restore(config: &Config, folder: &Path) -> Result<(), Failure> {
         fs::remove_dir_all(&unfinished).map_err(failed)?;
     }
     copy_folder(&backup.database(), &unfinished).map_err(failed)?;
+    // Clients hold tokens from after the backup; none may be ahead of the server, and none may be given out again.
+    let options = Options::new(memory::budget(config).engine, |reason| eprintln!("hearth: {reason}"));
+    RocksEngine::raise_positions(&unfinished, &options, RESTORE_RAISES_POSITIONS_BY).map_err(Failure::new)?;
     fs::rename(&unfinished, data.database()).map_err(failed)?;
     fs::File::open(&config.data_dir).and_then(|folder| folder.sync_all()).map_err(failed)?;
     println!("restored into {}", config.data_dir.display());

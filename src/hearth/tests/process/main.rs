@@ -189,6 +189,37 @@ fn a_copy_of_a_running_server_is_a_server() {
 }
 
 #[test]
+fn a_restored_server_knows_the_tokens_that_it_forgot() {
+    let (home, other) = (Home::new(), Home::new());
+    for home in [&home, &other] {
+        home.configure("registration = { open = true }\n");
+    }
+    let field = |(status, body): (u16, String), name: &str| {
+        assert_eq!(status, 200, "{body}");
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        body[name].as_str().unwrap().to_owned()
+    };
+    let client = |path: &str| format!("/_matrix/client/v3/{path}");
+    let running = home.start();
+    let account = r#"{"username":"alice","password":"correct horse","auth":{"type":"m.login.dummy"}}"#;
+    let alice = field(home.ask("POST", &client("register"), "", account), "access_token");
+    let folder = home.folder.path().join("copy");
+    assert!(home.run(&["backup", folder.to_str().unwrap()], "").status.success());
+    let lost = field(home.ask("POST", &client("createRoom"), &alice, "{}"), "room_id");
+    let since = field(home.ask("GET", &client("sync"), &alice, ""), "next_batch");
+    assert_eq!(running.stop(), Some(0));
+
+    assert!(other.run(&["restore", folder.to_str().unwrap()], "").status.success());
+    let running = other.start();
+    let room = field(other.ask("POST", &client("createRoom"), &alice, "{}"), "room_id");
+    let (status, news) = other.ask("GET", &client(&format!("sync?since={since}")), &alice, "");
+    assert_eq!(status, 200, "the place is not ahead of the server: {news}");
+    assert!(news.contains(&room) && !news.contains(&lost), "what came after the restore is news: {news}");
+    assert_eq!(running.stop(), Some(0));
+    assert!(other.run(&["fsck"], "").status.success());
+}
+
+#[test]
 fn data_belongs_to_one_name_and_one_process() {
     let home = Home::new();
     let running = home.start();
