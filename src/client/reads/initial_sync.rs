@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, RoomId};
 use serde::Deserialize;
 
 use super::{answer, reader};
@@ -30,5 +30,14 @@ async fn initial_sync(state: Arc<ClientState>, call: Call) -> Result<Reply, Erro
     let room_id: OwnedRoomId = call.path("room_id")?;
     let query: Query = call.query()?;
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX) as usize;
-    answer(state.reads.initial_sync(&reader(&call), &room_id, limit, "").await)
+    let visibility = visibility(&state, &room_id).await;
+    answer(state.reads.initial_sync(&reader(&call), &room_id, limit, visibility).await)
+}
+
+/// Whether the room is in this server's directory; one that cannot be asked about is not.
+async fn visibility(state: &ClientState, room_id: &RoomId) -> &'static str {
+    match state.rooms.is_published(room_id).await {
+        Ok(true) => "public",
+        Ok(false) | Err(_) => "private",
+    }
 }

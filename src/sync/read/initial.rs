@@ -2,7 +2,8 @@
 //! [Client-server API](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidinitialsync).
 
 use bytes::Bytes;
-use hearth_store::Order;
+use hearth_store::{Order, RoomNumber};
+use hearth_users::AccountData;
 use hearth_view::{EventFormat, RoomEventFilter, event_json::push_string};
 use ruma::RoomId;
 
@@ -12,14 +13,13 @@ use super::{
 };
 
 impl Reads {
-    /// The room's state, its last `limit` events, and `more`: JSON members of the object that the caller knows, as
-    /// `"visibility":"public"`.
+    /// The room's state, its last `limit` events, what the reader keeps about it; `visibility` is the directory's.
     pub async fn initial_sync(
         &self,
         reader: &Reader,
         room_id: &RoomId,
         limit: usize,
-        more: &str,
+        visibility: &str,
     ) -> Result<Bytes, ReadError> {
         let view = self.open(reader, room_id).await?;
         let until = Order::live(self.store.live().positions().at(view.number.partition())).min(view.until);
@@ -48,12 +48,26 @@ impl Reads {
         push_string(&mut out, &page_token(until).to_string());
         out.extend_from_slice(b"},\"state\":");
         self.write_state(&mut out, &EventFormat::CLIENT, &state);
-        if !more.is_empty() {
-            out.push(b',');
-            out.extend_from_slice(more.as_bytes());
+        out.extend_from_slice(b",\"account_data\":[");
+        for (nth, data) in self.kept(reader, view.number).await?.iter().enumerate() {
+            out.extend_from_slice(if nth > 0 { &b",{\"content\":"[..] } else { b"{\"content\":" });
+            out.extend_from_slice(data.content.as_bytes());
+            out.extend_from_slice(b",\"type\":");
+            push_string(&mut out, &data.kind);
+            out.push(b'}');
         }
+        out.extend_from_slice(b"],\"visibility\":");
+        push_string(&mut out, visibility);
         out.push(b'}');
         Ok(out.into())
+    }
+
+    /// The reader's account data of a room.
+    async fn kept(&self, reader: &Reader, room: RoomNumber) -> Result<Vec<AccountData>, ReadError> {
+        match self.store.user_number(&reader.user_id).await? {
+            Some(user) => Ok(self.users.account_data_of_room(user, room).await?),
+            None => Ok(Vec::new()),
+        }
     }
 }
 

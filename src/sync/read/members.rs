@@ -89,7 +89,7 @@ impl Reads {
     }
 }
 
-/// Appends `{"display_name":…,"avatar_url":…}` from the content of a member event, as far as it has them.
+/// Appends `{"avatar_url":…,"display_name":…}` from the content of a member event, `null` for what it does not have.
 fn write_profile(out: &mut Vec<u8>, content: &str) {
     #[derive(Default, Deserialize)]
     struct Content<'a> {
@@ -100,21 +100,19 @@ fn write_profile(out: &mut Vec<u8>, content: &str) {
     }
     // Content of another shape has no profile.
     let content: Content<'_> = serde_json::from_str(content).unwrap_or_default();
-    let text = |raw: Option<&'_ RawValue>| {
-        raw.and_then(|raw| serde_json::from_str::<Cow<'_, str>>(raw.get()).ok()).map(Cow::into_owned)
-    };
-    out.push(b'{');
-    let begin = out.len();
-    for (name, value) in [("avatar_url", text(content.avatar_url)), ("display_name", text(content.displayname))] {
-        let Some(value) = value else { continue };
-        if out.len() > begin {
-            out.push(b',');
-        }
-        push_string(out, name);
-        out.push(b':');
-        push_string(out, &value);
-    }
+    out.extend_from_slice(b"{\"avatar_url\":");
+    write_text(out, content.avatar_url);
+    out.extend_from_slice(b",\"display_name\":");
+    write_text(out, content.displayname);
     out.push(b'}');
+}
+
+/// Appends a JSON string, or `null` for anything else.
+fn write_text(out: &mut Vec<u8>, value: Option<&RawValue>) {
+    match value.and_then(|raw| serde_json::from_str::<Cow<'_, str>>(raw.get()).ok()) {
+        Some(text) => push_string(out, &text),
+        None => out.extend_from_slice(b"null"),
+    }
 }
 
 #[cfg(test)]
@@ -128,9 +126,16 @@ mod tests {
             write_profile(&mut out, content);
             String::from_utf8(out).expect("text")
         };
-        assert_eq!(profile(r#"{"membership":"join","displayname":"A \"b\""}"#), r#"{"display_name":"A \"b\""}"#);
-        assert_eq!(profile(r#"{"displayname":null,"avatar_url":"mxc://a/b"}"#), r#"{"avatar_url":"mxc://a/b"}"#);
-        assert_eq!(profile(r#"{"displayname":7,"avatar_url":["x"]}"#), "{}");
-        assert_eq!(profile("[]"), "{}");
+        assert_eq!(
+            profile(r#"{"membership":"join","displayname":"A \"b\""}"#),
+            r#"{"avatar_url":null,"display_name":"A \"b\""}"#
+        );
+        assert_eq!(
+            profile(r#"{"displayname":null,"avatar_url":"mxc://a/b"}"#),
+            r#"{"avatar_url":"mxc://a/b","display_name":null}"#
+        );
+        let none = r#"{"avatar_url":null,"display_name":null}"#;
+        assert_eq!(profile(r#"{"displayname":7,"avatar_url":["x"]}"#), none);
+        assert_eq!(profile("[]"), none);
     }
 }
