@@ -144,6 +144,12 @@ impl Error {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", "the server is not available at the moment")
     }
 
+    /// 503 `M_UNKNOWN` with the `Retry-After` header: more requests are in progress than the server takes on.
+    pub(crate) fn overloaded(retry_after_ms: u64) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", "the server is busy");
+        Self { retry_after_ms: Some(retry_after_ms), ..error }
+    }
+
     /// Adds a field to the body.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
@@ -165,6 +171,11 @@ impl Error {
     /// The errcode; empty for the first answer of interactive authentication.
     pub fn errcode(&self) -> &'static str {
         self.errcode.unwrap_or_default()
+    }
+
+    /// Whether it says when to come back: then it is a bound that was met, not a failure.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.retry_after_ms.is_some()
     }
 
     /// The sentence for people.

@@ -15,6 +15,7 @@ mod cors;
 mod error;
 mod limits;
 mod observe;
+mod overload;
 mod reply;
 mod route;
 mod serve;

@@ -31,6 +31,8 @@ pub struct Route<S> {
     pub(crate) body_bytes_max: usize,
     /// The body is not JSON, so it is not checked to be.
     pub(crate) raw_body: bool,
+    /// Answered however many requests are in progress.
+    pub(crate) always: bool,
     pub(crate) handler: Handler<S>,
 }
 
@@ -111,7 +113,7 @@ impl<S: Send + Sync + 'static> Route<S> {
 
     fn new(method: Method, paths: Vec<String>, access: Access, limit: Limit, handler: Handler<S>) -> Self {
         let demand = Demand::new(access, &method);
-        Self { method, paths, demand, limit, body_bytes_max: body::BYTES_MAX, raw_body: false, handler }
+        Self { method, paths, demand, limit, body_bytes_max: body::BYTES_MAX, raw_body: false, always: false, handler }
     }
 
     /// Another path. It may lack the last variables of the first one; they are then absent.
@@ -153,6 +155,13 @@ impl<S: Send + Sync + 'static> Route<S> {
     #[must_use]
     pub fn raw_body(mut self) -> Self {
         self.raw_body = true;
+        self
+    }
+
+    /// Answered under overload too, for those who watch the server. It must cost next to nothing.
+    #[must_use]
+    pub fn always(mut self) -> Self {
+        self.always = true;
         self
     }
 

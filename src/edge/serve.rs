@@ -16,9 +16,10 @@ use std::{
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, HttpBody as _},
     extract::{FromRequestParts as _, RawPathParams},
 };
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hearth_ports::Entropy;
 use http::{HeaderName, HeaderValue, Method, Request, Response, request::Parts};
@@ -26,17 +27,37 @@ use tower::Service;
 use tracing::Instrument as _;
 
 use crate::{
-    Authenticate, BoxFuture, Call, Cidr, Error, Limit, LimitSettings, Limits, Reply, Route, access::Demand, address,
-    body, call::Params, cors, observe::RouteMetrics,
+    Authenticate, BoxFuture, Call, Cidr, Error, Limit, LimitSettings, Limits, Reply, Route,
+    access::Demand,
+    address, body,
+    call::Params,
+    cors,
+    observe::RouteMetrics,
+    overload::{self, Overload, Slot},
 };
 
 /// How the kit behaves, whatever the routes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct EdgeSettings {
     /// Rate limits.
     pub limits: LimitSettings,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Cidr>,
+    /// Requests in progress at once; further ones are refused with 503 and `Retry-After`. Bodies that are still being
+    /// sent and long-polls that wait do not count.
+    pub requests_max: usize,
+}
+
+impl EdgeSettings {
+    /// Without configuration. A request takes less than a millisecond, so a queue of this length is a second or two: who
+    /// comes later had better wait at home.
+    pub const REQUESTS_MAX: usize = 2_000;
+}
+
+impl Default for EdgeSettings {
+    fn default() -> Self {
+        Self { limits: LimitSettings::default(), trusted_proxies: Vec::new(), requests_max: Self::REQUESTS_MAX }
+    }
 }
 
 /// Gathers routes with their states and becomes a router.
@@ -49,6 +70,7 @@ pub struct Edge {
 /// What every request needs.
 struct Shared {
     limits: Arc<Limits>,
+    overload: Arc<Overload>,
     trusted_proxies: Vec<Cidr>,
     authenticate: Arc<dyn Authenticate>,
     /// Tells the requests of this process from those of its last run.
@@ -65,6 +87,7 @@ struct Endpoint {
     limit: Limit,
     body_bytes_max: usize,
     raw_body: bool,
+    always: bool,
     metrics: Arc<RouteMetrics>,
     handler: Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Reply, Error>> + Send + Sync>,
 }
@@ -78,6 +101,7 @@ impl Edge {
     ) -> Self {
         let shared = Shared {
             limits: Arc::new(Limits::new(&settings.limits)),
+            overload: Overload::new(settings.requests_max),
             trusted_proxies: settings.trusted_proxies.clone(),
             authenticate,
             run: entropy.alphanumeric(6),
@@ -123,6 +147,7 @@ impl Edge {
                 limit: route.limit,
                 body_bytes_max: route.body_bytes_max,
                 raw_body: route.raw_body,
+                always: route.always,
                 metrics: Arc::clone(&metrics),
                 handler: Arc::new(move |call| handler(Arc::clone(&state), call)),
             }));
@@ -221,8 +246,15 @@ impl Shared {
         format!("{}-{number}", self.run).into()
     }
 
+    /// Counts the request, unless it is answered at all times.
+    fn enter(&self, endpoint: &Endpoint) -> Result<Option<Slot>, Error> {
+        if endpoint.always { Ok(None) } else { self.overload.enter().map(Some) }
+    }
+
     /// Admits the request, reads it, and runs the handler. Nothing is read of a body before its sender may be heard.
     async fn run(&self, endpoint: &Endpoint, request: Request<Body>, request_id: &Arc<str>) -> Result<Reply, Error> {
+        // Before anything is done for it.
+        let slot = self.enter(endpoint)?;
         let (mut parts, body) = request.into_parts();
         let ip = address::client(&self.trusted_proxies, &parts.headers, &parts.extensions);
         let values = path_values(&mut parts).await?;
@@ -231,10 +263,18 @@ impl Shared {
             Some(requester) => self.limits.check(endpoint.limit, &requester.user_id)?,
             None => self.limits.check_address(endpoint.limit, ip)?,
         }
-        let body = body::read(&parts.headers, body, endpoint.body_bytes_max).await?;
+        let (slot, body) = if body.is_end_stream() {
+            (slot, Bytes::new())
+        } else {
+            // A body takes its sender's time: those who dawdle must not keep others out.
+            drop(slot);
+            let body = body::read(&parts.headers, body, endpoint.body_bytes_max).await?;
+            (self.enter(endpoint)?, body)
+        };
         if !endpoint.raw_body && !body.is_empty() && endpoint.method != Method::GET {
             body::check_json(&body)?;
         }
+        let may_wait = overload::may_wait(&parts.method, &parts.uri);
         let call = Call {
             method: endpoint.method.clone(),
             uri: parts.uri,
@@ -249,6 +289,7 @@ impl Shared {
         let is_read = endpoint.method == Method::GET;
         let handler = Arc::clone(&endpoint.handler);
         let answer = AssertUnwindSafe(async move { handler(call).await }).catch_unwind();
+        let answer = overload::work(slot, answer, may_wait);
         // A client that hangs up takes its reads with it; a write that has begun is finished.
         let answer = if is_read { answer.await } else { finish_detached(answer).await? };
         answer.unwrap_or_else(|_| {
@@ -263,6 +304,8 @@ impl Shared {
 fn log_refusal(error: &Error, id: &str, route: &str) {
     let (status, errcode) = (error.status().as_u16(), error.errcode());
     match status {
+        // What each refusal would say is said once, where the bound is.
+        500.. if error.is_bound() => tracing::debug!(id, route, status, "request refused"),
         500.. => tracing::warn!(id, route, status, errcode, "request failed"),
         _ if errcode.is_empty() => tracing::debug!(id, route, status, "interactive authentication"),
         _ => tracing::info!(id, route, status, errcode, "request refused"),

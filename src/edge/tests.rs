@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{Router, body::Body};
@@ -127,6 +128,8 @@ fn routes() -> Vec<Route<State>> {
         Route::get(&[&at("panics")], Access::Public, Limit::None, panics),
         Route::post(&[&at("panics")], Access::Public, Limit::None, panics),
         Route::post(&[&at("slow")], Access::Public, Limit::None, slow),
+        Route::get(&[&at("poll")], Access::Public, Limit::None, slow),
+        Route::get(&[&at("health")], Access::Public, Limit::None, count).always(),
         Route::post(&[&at("register")], Access::Public, Limit::Registration, count),
         Route::post(&[&at("send")], Access::User, Limit::Message, count),
         Route::ruma(Access::User, Limit::CreateRoom, create_room),
@@ -350,7 +353,7 @@ async fn a_write_is_finished_though_nobody_waits() {
 async fn limits_are_per_account_or_address() {
     let rate = LimitRate { per_second: 0.01, burst: 2 };
     let rates = vec![(Limit::Registration, rate), (Limit::Message, rate)];
-    let settings = EdgeSettings { limits: LimitSettings { enabled: true, rates }, trusted_proxies: Vec::new() };
+    let settings = EdgeSettings { limits: LimitSettings { enabled: true, rates }, ..EdgeSettings::default() };
     let state = Arc::default();
     let router = router_with(&settings, &state);
     let from = |address: &str| {
@@ -385,11 +388,89 @@ async fn limits_are_per_account_or_address() {
 #[tokio::test]
 async fn limits_can_be_switched_off() {
     let rates = vec![(Limit::Registration, LimitRate { per_second: 0.01, burst: 1 })];
-    let settings = EdgeSettings { limits: LimitSettings { enabled: false, rates }, trusted_proxies: Vec::new() };
+    let settings = EdgeSettings { limits: LimitSettings { enabled: false, rates }, ..EdgeSettings::default() };
     let router = router_with(&settings, &Arc::default());
     for _ in 0..20 {
         assert_eq!(check(&router, request("POST", "/_matrix/register", "", "")).await.0, 200);
     }
+}
+
+/// A router that takes on two requests at once.
+fn busy_router(state: &Arc<State>) -> Router {
+    router_with(&EdgeSettings { requests_max: 2, ..EdgeSettings::default() }, state)
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_requests_than_can_be_worked_on_are_refused_at_once() {
+    let state = Arc::new(State::default());
+    let router = busy_router(&state);
+    let mut begun = Vec::new();
+    // A read without `timeout` is no long-poll, however slow it is.
+    for (method, path) in [("POST", "slow"), ("GET", "poll?timeout=0")] {
+        let request = request(method, &format!("/_matrix/{path}"), "", "");
+        begun.push(tokio::spawn(router.clone().oneshot(request)));
+        state.begun.notified().await;
+    }
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let (status, headers, body) = send(&router, request("POST", "/_matrix/echo", "", "{}")).await;
+    assert_eq!((status.as_u16(), body["errcode"].as_str()), (503, Some("M_UNKNOWN")));
+    assert_eq!(headers["retry-after"], "2");
+    assert_eq!(headers["access-control-allow-origin"], "*");
+    assert_eq!(check(&router, request("GET", "/_matrix/user", "nonsense", "")).await.0, 503, "before anything is done");
+    let unread = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+    let unread = Request::post("/_matrix/echo").body(unread).unwrap();
+    assert_eq!(check(&router, unread).await.0, 503, "nothing is read of its body");
+
+    let health = router.clone().oneshot(request("GET", "/_matrix/health", "", "")).await.unwrap();
+    assert_eq!(health.status(), StatusCode::OK, "whoever watches the server is answered");
+    // A write goes on, and counts, though its sender is gone.
+    begun[0].abort();
+    assert_eq!(check(&router, request("GET", "/_matrix/public", "", "")).await.0, 503);
+    for _ in 0..2 {
+        state.may_end.notify_one();
+        state.ended.notified().await;
+    }
+    assert!(begun.pop().unwrap().await.unwrap().unwrap().status().is_success());
+    tokio::task::yield_now().await;
+    assert_eq!(check(&router, request("GET", "/_matrix/public", "", "")).await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_and_dawdling_are_no_work() {
+    let state = Arc::new(State::default());
+    let router = busy_router(&state);
+    let poll = || tokio::spawn(router.clone().oneshot(request("GET", "/_matrix/poll?timeout=30000", "", "")));
+    let ask = || check(&router, request("GET", "/_matrix/public", "", ""));
+    let mut polls = Vec::new();
+    for _ in 0..5 {
+        for _ in 0..2 {
+            polls.push(poll());
+            state.begun.notified().await;
+        }
+        assert_eq!(ask().await.0, 503, "they have only just begun");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(ask().await.0, 200, "they wait");
+    }
+    let never = || Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+    let dawdlers = [(); 5].map(|()| {
+        let request = Request::post("/_matrix/echo").body(never()).unwrap();
+        tokio::spawn(router.clone().oneshot(request))
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(ask().await.0, 200, "a body that does not come keeps nobody out");
+    dawdlers.iter().for_each(tokio::task::JoinHandle::abort);
+
+    // Whoever is woken is answered, however much there is to do.
+    for _ in 0..2 {
+        tokio::spawn(router.clone().oneshot(request("GET", "/_matrix/poll", "", "")));
+        state.begun.notified().await;
+    }
+    assert_eq!(ask().await.0, 503);
+    for waiting in polls {
+        state.may_end.notify_one();
+        assert_eq!(waiting.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(ask().await.0, 503, "those who were woken have given back what was theirs, and no more");
 }
 
 #[tokio::test]

@@ -83,5 +83,6 @@ fn edge(config: &Config) -> Result<EdgeSettings, Failure> {
     Ok(EdgeSettings {
         limits: LimitSettings { enabled: config.rate_limits.enabled, rates: rates.to_vec() },
         trusted_proxies: trusted.map_err(Failure::new)?,
+        requests_max: config.http.requests_max,
     })
 }

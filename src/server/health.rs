@@ -10,8 +10,8 @@ use crate::lifecycle::Lifecycle;
 /// Both.
 pub(crate) fn routes() -> Vec<Route<Lifecycle>> {
     vec![
-        Route::get(&["/health"], Access::Public, Limit::None, health),
-        Route::get(&["/ready"], Access::Public, Limit::None, ready),
+        Route::get(&["/health"], Access::Public, Limit::None, health).always(),
+        Route::get(&["/ready"], Access::Public, Limit::None, ready).always(),
     ]
 }
 

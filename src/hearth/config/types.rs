@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use hearth_edge::{Limit, LimitRate};
+use hearth_edge::{EdgeSettings, Limit, LimitRate};
 use serde::{Deserialize, Serialize};
 
 use super::schema::{Kind, Secret, Setting, settings, values};
@@ -81,6 +81,9 @@ settings! {
     struct Http {
         /// Connections at once, each listener. More wait in the system's queue.
         connections_max: usize = 10_000;
+        /// Requests that are worked on at once, all listeners together. Further ones are refused with 503 and
+        /// `Retry-After`. Long-polls that wait for news and bodies that are still being sent do not count.
+        requests_max: usize = EdgeSettings::REQUESTS_MAX;
         /// The head of a request, its line and headers, in bytes (HTTP/1; at least 8192).
         head_bytes_max: usize = 32_768;
         /// A client has so long for the head of a request, in seconds; idle connections end after it too.

@@ -71,8 +71,9 @@ fn numbers(config: &Config, wrong: &mut impl FnMut(&str, String)) {
     if config.http.head_bytes_max < HEAD_BYTES_MIN {
         wrong("http.head_bytes_max", format!("at least {HEAD_BYTES_MIN}"));
     }
-    if config.http.connections_max == 0 || config.http.head_timeout_s == 0 {
-        wrong("http", "connections_max and head_timeout_s are at least 1".to_owned());
+    let http = &config.http;
+    if http.connections_max == 0 || http.requests_max == 0 || http.head_timeout_s == 0 {
+        wrong("http", "connections_max, requests_max and head_timeout_s are at least 1".to_owned());
     }
     if config.passwords.argon2_memory_kib < ARGON2_MEMORY_KIB_MIN || config.passwords.argon2_iterations == 0 {
         let message = format!("argon2_memory_kib is at least {ARGON2_MEMORY_KIB_MIN}, argon2_iterations at least 1");

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use hearth_client::{ClientSettings, WellKnown};
@@ -66,7 +66,7 @@ fn settings() -> ServerSettings {
             public_rooms_without_auth: false,
             well_known: WellKnown::default(),
         },
-        edge: EdgeSettings { limits: LimitSettings { enabled: false, rates: Vec::new() }, trusted_proxies: Vec::new() },
+        edge: EdgeSettings { limits: LimitSettings { enabled: false, rates: Vec::new() }, ..EdgeSettings::default() },
         registration_tokens: Vec::new(),
         server_name,
     }
@@ -247,4 +247,28 @@ async fn a_server_that_stops_answers_those_who_wait() {
     assert!(answer["next_batch"].is_string());
     assert_eq!(send(&router, Method::GET, "/ready", "", b"").await.0, 503);
     assert_eq!(send(&router, Method::GET, "/health", "", b"").await.0, 200);
+}
+
+#[tokio::test]
+async fn those_who_wait_do_not_keep_others_out() {
+    let mut settings = settings();
+    settings.edge.requests_max = 1;
+    let server = World::new().start_with(1, settings).await;
+    let router = server.router();
+    let alice = Device::register(&router, "alice").await;
+    let since = alice.ask(Method::GET, "sync", Value::Null).await["next_batch"].as_str().unwrap().to_owned();
+    let path = format!("/_matrix/client/v3/sync?since={since}&timeout=100000");
+    tokio::time::pause();
+    let mut polls = Vec::new();
+    for _ in 0..3 {
+        let (waiting, path, token) = (router.clone(), path.clone(), alice.token.clone());
+        polls.push(tokio::spawn(async move { send(&waiting, Method::GET, &path, &token, b"").await }));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    alice.ask(Method::POST, "createRoom", json!({})).await;
+    for poll in polls {
+        let (status, answer) = poll.await.unwrap();
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer["rooms"]["join"].as_object().map(serde_json::Map::len), Some(1), "{answer}");
+    }
 }
