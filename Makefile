@@ -34,13 +34,13 @@ setup:
 
 check:
 	@$(STAGE) format 60 cargo fmt --all --check
-	@$(STAGE) clippy 1500 cargo clippy --workspace --all-targets --locked -- -D warnings
+	@$(STAGE) clippy 2100 cargo clippy --workspace --all-targets --locked -- -D warnings
 
 unit:
-	@$(STAGE) unit 1200 cargo test --workspace --locked
+	@$(STAGE) unit 1800 cargo test --workspace --locked
 
 binary:
-	@$(STAGE) binary 600 cargo build --workspace --bins --locked
+	@$(STAGE) binary 900 cargo build --workspace --bins --locked
 
 e2e: binary
 	@$(STAGE) e2e 480 npm --prefix src/e2e test

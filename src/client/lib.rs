@@ -17,5 +17,8 @@ use hearth_edge::Route;
 
 /// Every endpoint of this API that is built.
 pub fn routes() -> Vec<Route<ClientState>> {
-    [account::routes(), reads::routes(), rooms::routes(), server::routes(), sync::routes()].into_iter().flatten().collect()
+    [account::routes(), reads::routes(), rooms::routes(), server::routes(), sync::routes()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
