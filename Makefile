@@ -37,7 +37,7 @@ check:
 	@$(STAGE) clippy 2100 cargo clippy --workspace --all-targets --locked -- -D warnings
 
 unit:
-	@$(STAGE) unit 1800 cargo test --workspace --locked
+	@$(STAGE) unit 1800 cargo test --workspace --locked --no-fail-fast
 
 binary:
 	@$(STAGE) binary 900 cargo build --workspace --bins --locked
