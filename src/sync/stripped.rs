@@ -19,7 +19,7 @@ const KINDS: [&str; 7] = [
     "m.room.encryption",
 ];
 
-/// Appends an invite, unless it comes from somebody whom the reader ignores or whose account has ended.
+/// Appends an invite, unless the reader wants none, or ignores who sent it, or the sender's account has ended.
 /// "Servers must not send room invites from ignored users to clients."
 pub(crate) async fn write_invite(
     out: &mut Vec<u8>,
@@ -28,7 +28,7 @@ pub(crate) async fn write_invite(
 ) -> Result<(), SyncError> {
     let inviter = own.event.sender();
     let look = view.look;
-    if look.ignored.contains(inviter) {
+    if look.ignored.contains(inviter) || look.syncs.users.blocks_invites(&look.reader.user_id).await? {
         return Ok(());
     }
     let account = look.syncs.users.account(inviter).await?;

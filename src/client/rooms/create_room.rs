@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     answers::{build_error, unavailable},
-    members::profile,
+    members::{may_be_invited, profile},
     paths,
 };
 use crate::ClientState;
@@ -74,6 +74,7 @@ async fn create_room(state: Arc<ClientState>, call: Call) -> Result<Reply, Error
     let mut invite = Vec::new();
     for user in body.invite.unwrap_or_default() {
         if user != requester.user_id && !invite.iter().any(|(known, _)| *known == user) {
+            may_be_invited(&state, &user).await?;
             let profile = profile(&state, &user).await?;
             invite.push((user, profile));
         }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     answers::send_error,
-    members::{TargetBody, profile, reason},
+    members::{TargetBody, may_be_invited, profile, reason},
     paths,
 };
 use crate::ClientState;
@@ -24,6 +24,7 @@ async fn invite(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
         return Err(Error::bad_request("M_THREEPID_DENIED", "this server does not know third-party identifiers"));
     }
     let body: TargetBody = call.json()?;
+    may_be_invited(&state, &body.user_id).await?;
     let mut content = profile(&state, &body.user_id).await?;
     content.extend(reason(body.reason));
     let change = MemberChange {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hearth_edge::{Call, Error};
 use hearth_rooms::{MemberAction, MemberChange};
+use http::StatusCode;
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -27,6 +28,17 @@ pub(super) async fn profile(state: &ClientState, user: &UserId) -> Result<Map<St
     let fields = [("displayname", displayname), ("avatar_url", avatar_url)];
     let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), Value::from(value?))));
     Ok(fields.collect())
+}
+
+/// "When invites to a given user are blocked, the user's homeserver MUST respond […] with […] `M_INVITE_BLOCKED`."
+/// [Invite permission](https://spec.matrix.org/v1.19/client-server-api/#invite-permission).
+pub(super) async fn may_be_invited(state: &ClientState, user: &UserId) -> Result<(), Error> {
+    let blocks = state.users.blocks_invites(user).await.map_err(|fault| unavailable(&fault.to_string()))?;
+    if blocks {
+        let error = Error::bad_request("M_INVITE_BLOCKED", "this user wants no invites");
+        return Err(error.with_status(StatusCode::FORBIDDEN));
+    }
+    Ok(())
 }
 
 /// Does what kick, ban and unban do: somebody sets another user's membership, with a reason.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
 use hearth_rooms::{MemberAction, MemberChange, StateChange};
 use hearth_users::AccountKind;
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, OwnedUserId};
+use serde::Deserialize;
 use serde_json::{Map, json, value::RawValue};
 
 use super::{
     answers::{send_error, unavailable},
-    members::carry_over,
+    members::{carry_over, may_be_invited},
     paths,
 };
 use crate::ClientState;
@@ -30,12 +31,16 @@ async fn set_state(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> 
     let requester = call.requester();
     let room_id: OwnedRoomId = call.path("room_id")?;
     let kind = call.path_str("event_type").to_owned();
+    let content = call.json::<Box<RawValue>>()?;
+    if kind == "m.room.member" && is_invite(&content) {
+        may_be_invited(&state, &call.path::<OwnedUserId>("state_key")?).await?;
+    }
     let change = StateChange {
         room_id: room_id.clone(),
         sender: requester.user_id.clone(),
         kind: kind.clone(),
         state_key: call.path_opt("state_key").unwrap_or_default().to_owned(),
-        content: call.json::<Box<RawValue>>()?,
+        content,
         guest: requester.guest,
         ts_ms: None,
     };
@@ -46,6 +51,15 @@ async fn set_state(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> 
         _ => {}
     }
     Ok(Reply::json(&json!({ "event_id": event_id })))
+}
+
+/// Whether the content of a member event invites. Content of another shape is refused by the room.
+fn is_invite(content: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Member {
+        membership: String,
+    }
+    serde_json::from_str::<Member>(content.get()).is_ok_and(|member| member.membership == "invite")
 }
 
 /// "If the room no longer lets guests in, those who are in it leave."

@@ -200,6 +200,40 @@ async fn the_room_directory_is_for_strangers_only_where_it_is_meant_to_be() {
 }
 
 #[tokio::test]
+async fn who_wants_no_invites_gets_none() {
+    let server = World::new().start(1).await;
+    let router = server.router();
+    let (alice, bob) = (Device::register(&router, "alice").await, Device::register(&router, "bob").await);
+    let early = alice.ask(Method::POST, "createRoom", json!({ "invite": ["@bob:example.org"] })).await;
+    let early = early["room_id"].as_str().unwrap();
+    let sync = bob.ask(Method::GET, "sync", json!({})).await;
+    assert!(sync["rooms"]["invite"][early].is_object(), "{sync}");
+
+    let config = "user/@bob:example.org/account_data/m.invite_permission_config";
+    bob.ask(Method::PUT, config, json!({ "default_action": "block" })).await;
+    let sync = bob.ask(Method::GET, "sync", json!({})).await;
+    assert!(sync["rooms"]["invite"][early].is_null(), "an invite from before is not shown: {sync}");
+    let room = alice.ask(Method::POST, "createRoom", json!({})).await;
+    let room = room["room_id"].as_str().unwrap();
+    let attempts = [
+        (Method::POST, "createRoom".to_owned(), json!({ "invite": ["@bob:example.org"] })),
+        (Method::POST, format!("rooms/{room}/invite"), json!({ "user_id": "@bob:example.org" })),
+        (Method::PUT, format!("rooms/{room}/state/m.room.member/@bob:example.org"), json!({ "membership": "invite" })),
+    ];
+    for (method, path, body) in &attempts {
+        let full = format!("/_matrix/client/v3/{path}");
+        let (status, answer) = send(&router, method.clone(), &full, &alice.token, body.to_string().as_bytes()).await;
+        assert_eq!((status.as_u16(), &answer["errcode"]), (403, &json!("M_INVITE_BLOCKED")), "{path}");
+    }
+
+    bob.ask(Method::PUT, config, json!({})).await;
+    let [_, (method, path, body), _] = attempts;
+    alice.ask(method, &path, body).await;
+    let sync = bob.ask(Method::GET, "sync", json!({})).await;
+    assert!(sync["rooms"]["invite"][room].is_object(), "{sync}");
+}
+
+#[tokio::test]
 async fn a_conversation_survives_a_restart() {
     let world = World::new();
     let (first, token, room, event);
