@@ -4,9 +4,9 @@
 //! nothing and nothing depends on it. Start with a file in `benches/`, one for each subject, then [`Subject`].
 //!
 //! ```sh
-//! cargo bench -p hearth-bench                                # everything; about ten minutes on two idle cores
+//! cargo bench -p hearth-bench                                # everything; about five minutes on two idle cores
 //! cargo bench -p hearth-bench --bench engine                 # one subject
-//! cargo bench -p hearth-bench --bench engine -- --quick      # a first impression, within a minute
+//! cargo bench -p hearth-bench --bench engine -- --quick      # a first impression, within seconds
 //! cargo bench -p hearth-bench --bench engine -- rocksdb/get  # what has this in its name
 //! cargo bench -p hearth-bench --bench engine -- --test       # does it run: once each, nothing measured
 //! ```
