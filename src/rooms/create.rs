@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use hearth_core::{BuildError, Draft, Reason, References, RoomVersion, build};
 use hearth_ports::Table;
 use hearth_store::{
-    CommitError, EventNumber, LoadError, StateKeyNumber, StateVersion,
+    CommitError, LoadError,
     tables::{Create, Head, PUBLIC_LIST, PublishedRow, published_key},
 };
 use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId};
@@ -328,22 +328,9 @@ impl Writer {
 
 /// The head before the first event.
 fn empty_head(new: &NewRoom) -> Head {
-    Head {
-        position: 0,
-        create: Create {
-            version: new.version.to_string(),
-            federate: new.create.get("m.federate").and_then(Value::as_bool).unwrap_or(true),
-            room_type: new.create.get("type").and_then(Value::as_str).map(str::to_owned),
-        },
-        state: StateVersion::EMPTY,
-        extremities: Vec::new(),
-        next_event: EventNumber::FIRST,
-        next_state_key: StateKeyNumber::FIRST,
-        next_state: StateVersion::FIRST,
-        joined: 0,
-        invited: 0,
-        loading: false,
-        purged: false,
-        blocked: false,
-    }
+    Head::new(Create {
+        version: new.version.to_string(),
+        federate: new.create.get("m.federate").and_then(Value::as_bool).unwrap_or(true),
+        room_type: new.create.get("type").and_then(Value::as_str).map(str::to_owned),
+    })
 }

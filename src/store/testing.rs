@@ -13,8 +13,7 @@ use parking_lot::Mutex;
 use ruma::{EventId, RoomId};
 
 use crate::{
-    EventNote, EventNumber, LogEntry, Order, PositionIndex, RoomNumber, StateBuilder, StateKeyNumber, StateVersion,
-    Store, StoreSettings, Write,
+    EventNote, EventNumber, LogEntry, Order, PositionIndex, RoomNumber, StateBuilder, Store, StoreSettings, Write,
     tables::{
         self, Create, EventFlags, EventHeader, Extremity, Head, TIMELINE_POSITION_OFFSET, TimelineRow, head_key,
         put_event, timeline_key,
@@ -106,20 +105,7 @@ impl TestRoom {
         let room = Self { store: store.clone(), number, id };
         let mut write = Write::new(number.partition());
         write.name_room(number, &room.id);
-        let head = Head {
-            position: 0,
-            create: Create { version: "11".to_owned(), federate: true, room_type: None },
-            state: StateVersion::EMPTY,
-            extremities: Vec::new(),
-            next_event: EventNumber::FIRST,
-            next_state_key: StateKeyNumber::FIRST,
-            next_state: StateVersion::FIRST,
-            joined: 0,
-            invited: 0,
-            loading: false,
-            purged: false,
-            blocked: false,
-        };
+        let head = Head::new(Create { version: "11".to_owned(), federate: true, room_type: None });
         room.append(write, head, "m.room.create", Some(""), None);
         room
     }

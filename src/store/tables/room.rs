@@ -62,6 +62,26 @@ pub struct Head {
     pub blocked: bool,
 }
 
+impl Head {
+    /// The head of a room without events: nobody in it, no state, every number at its first value.
+    pub fn new(create: Create) -> Self {
+        Self {
+            position: 0,
+            create,
+            state: StateVersion::EMPTY,
+            extremities: Vec::new(),
+            next_event: EventNumber::FIRST,
+            next_state_key: StateKeyNumber::FIRST,
+            next_state: StateVersion::FIRST,
+            joined: 0,
+            invited: 0,
+            loading: false,
+            purged: false,
+            blocked: false,
+        }
+    }
+}
+
 row!(Head, "room head", version 1, positions position);
 
 /// The current state's entry for one state key.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use hearth_ports::{ManualClock, SeededEntropy, mem::MemEngine};
 use hearth_store::{
-    CommitError, EventNote, EventNumber, LogEntry, MemberNote, Order, RoomNumber, StateBuilder, StateKeyNumber,
-    StateVersion, Store, StoreSettings, Table, Write, encode,
+    CommitError, EventNote, EventNumber, LogEntry, MemberNote, Order, RoomNumber, StateBuilder, Store, StoreSettings,
+    Table, Write, encode,
     tables::{self, Create, EventFlags, EventHeader, Extremity, Head, Membership, SenderTransaction, TimelineRow},
 };
 use hearth_users::{UserSettings, Users};
@@ -296,20 +296,7 @@ impl<'a> Draft<'a> {
 }
 
 fn new_head() -> Head {
-    Head {
-        position: 0,
-        create: Create { version: "11".to_owned(), federate: true, room_type: None },
-        state: StateVersion::EMPTY,
-        extremities: Vec::new(),
-        next_event: EventNumber::FIRST,
-        next_state_key: StateKeyNumber::FIRST,
-        next_state: StateVersion::FIRST,
-        joined: 0,
-        invited: 0,
-        loading: false,
-        purged: false,
-        blocked: false,
-    }
+    Head::new(Create { version: "11".to_owned(), federate: true, room_type: None })
 }
 
 /// The room in a section of an answer; null if it is not there.

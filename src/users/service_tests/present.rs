@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hearth_store::{
-    EventNumber, Position, RoomNumber, StateKeyNumber, StateVersion, Table, Write,
+    EventNumber, Position, RoomNumber, StateVersion, Table, Write,
     tables::{Create, EventFlags, EventHeader, Head, Membership, MembershipRow, head_key, member_rooms_key, put_event},
 };
 use ruma::{EventId, OwnedUserId, RoomId, UserId};
@@ -26,20 +26,7 @@ async fn room_of(world: &World, members: &[&UserId]) -> RoomNumber {
     let room = world.store.assign_room_number(room_id()).await.unwrap();
     let mut write = Write::new(room.partition());
     write.name_room(room, room_id());
-    let head = Head {
-        position: 0,
-        create: Create { version: "11".to_owned(), federate: true, room_type: None },
-        state: StateVersion::EMPTY,
-        extremities: Vec::new(),
-        next_event: EventNumber::FIRST,
-        next_state_key: StateKeyNumber::FIRST,
-        next_state: StateVersion::FIRST,
-        joined: 0,
-        invited: 0,
-        loading: false,
-        purged: false,
-        blocked: false,
-    };
+    let head = Head::new(Create { version: "11".to_owned(), federate: true, room_type: None });
     write.put(Table::Rm, head_key(room), &head);
     for member in members {
         let user = world.store.ensure_user_number(member).await.unwrap();
