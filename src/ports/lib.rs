@@ -1,5 +1,5 @@
-//! Traits for the world outside: the storage engine, the clock, randomness; with an in-memory double and a conformance
-//! suite for each.
+//! Traits for the world outside: the storage engine, the clock, randomness, other servers; with an in-memory double and a
+//! conformance suite for the first three.
 //!
 //! This crate never knows a table's layout, a service or an adapter: it is the contract that both sides are built
 //! against. Start with [`Engine`].
@@ -7,8 +7,11 @@
 mod clock;
 mod engine;
 mod entropy;
+mod http;
 mod log;
 pub mod mem;
+mod peers;
+mod resolver;
 pub mod suite;
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -17,7 +20,13 @@ pub use engine::{
     Partition, Position, Put, Requirement, Table, Unavailable, commit,
 };
 pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
+pub use http::{HttpAnswer, HttpClient, HttpError, HttpRequest, HttpTarget};
 pub use log::{log_key, log_rows, read_log_row};
+pub use peers::{
+    AliasTarget, EventBytes, Handshake, JoinAnswer, MissingEvents, PeerError, Peers, StateEvents, StateIds, Template,
+    WantedKeys,
+};
+pub use resolver::{ResolveFailed, Resolver, SrvTarget};
 
 use std::{future::Future, pin::Pin};
 
