@@ -1,7 +1,7 @@
 # make run    builds the release server and runs it on http://localhost:8008, its data in ./data
 # make test   does all set-up, then everything that must pass before a change lands
 #
-# The stages of `make test` one by one: setup, check, unit, e2e, crash. Beyond it: sytest, bench, deny.
+# The stages of `make test` one by one: setup, check, unit, e2e, crash. Beyond it: federation, sytest, bench, deny.
 # A stage's number is its deadline in seconds: far above what it takes on two cores with nothing built.
 
 SHELL := /bin/bash
@@ -19,7 +19,7 @@ STAGE := .ci/stage
 # is compiled once.
 export HEARTH_BIN ?= $(CURDIR)/target/debug/hearth
 
-.PHONY: run test setup check unit binary e2e crash sytest bench deny
+.PHONY: run test setup check unit binary e2e crash federation sytest bench deny
 
 run:
 	@.ci/setup build
@@ -47,6 +47,11 @@ e2e: binary
 
 crash: binary
 	@$(STAGE) crash 300 npm --prefix src/e2e run crash
+
+# Rooms shared with a stock Synapse.
+federation: binary
+	@$(STAGE) synapse 420 .ci/setup federation
+	@$(STAGE) federation 900 npm --prefix src/e2e run federation
 
 # SYTEST_DIR is a checkout of https://github.com/matrix-org/sytest; TESTS names files of it (all that we should pass
 # without it).

@@ -58,7 +58,10 @@ export class Server {
   #child = null;
   #exit = null;
 
-  /** A server that is configured but not started. `name` is its folder's; `config` overrides top-level keys. */
+  /**
+   * A server that is configured but not started. `name` is its folder's; `config` overrides top-level keys, and may be
+   * a function of the port.
+   */
   static async create(name, config = {}) {
     const dir = path.join(WORK_DIR, name);
     rmSync(dir, { recursive: true, force: true });
@@ -77,7 +80,7 @@ export class Server {
     this.dir = dir;
     this.port = port;
     this.baseUrl = `http://127.0.0.1:${port}`;
-    this.config = { ...defaultConfig(dir, port), ...config };
+    this.config = { ...defaultConfig(dir, port), ...(typeof config === "function" ? config(port) : config) };
     this.configFile = path.join(dir, "hearth.toml");
     this.logFile = path.join(dir, "server.log");
     writeFileSync(this.configFile, `${toToml(this.config)}\n`);
