@@ -2,6 +2,7 @@
 
 mod directory;
 mod events;
+mod federation;
 mod identifiers;
 mod membership;
 mod misc;
@@ -17,6 +18,10 @@ pub use directory::{
 pub use events::{
     EventFlags, EventHeader, SenderTransaction, TIMELINE_POSITION_OFFSET, TimelineRow, encode_event, event_index_key,
     event_key, put_event, timeline_key,
+};
+pub use federation::{
+    DestinationRow, QueuedRow, all_queued_prefix, destination_key, destination_prefix, queued_key,
+    queued_position_offset, queued_prefix, queued_server, server_partition,
 };
 pub use identifiers::{RoomIdRow, UserIdRow, room_index_key, room_name_key, user_index_key, user_name_key};
 pub use membership::{Membership, MembershipRow, member_rooms_key, member_rooms_prefix};
