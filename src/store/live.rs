@@ -31,6 +31,7 @@ use crate::{
     },
     write::PositionIndex,
 };
+use notify::Notify;
 use user::Core;
 
 /// A user whom nobody holds stays active for so long, in milliseconds: longer than a client pauses between two polls.
@@ -60,6 +61,8 @@ pub struct Live {
     /// All active users. Never held together with another lock.
     users: [Mutex<HashMap<UserNumber, Attached>>; Partition::COUNT],
     device_lists: Mutex<DeviceLists>,
+    /// Whoever follows the log.
+    log: Arc<Notify>,
 }
 
 struct Lane {
@@ -112,6 +115,7 @@ impl Live {
             rooms: std::array::from_fn(|_| Mutex::default()),
             users: std::array::from_fn(|_| Mutex::default()),
             device_lists: Mutex::new(DeviceLists { changes: VecDeque::new(), from: Positions::START }),
+            log: Arc::default(),
         };
         live.device_lists.lock().from = live.positions();
         live
@@ -128,6 +132,12 @@ impl Live {
     /// V in one partition.
     pub fn position(&self, partition: Partition) -> Position {
         self.lane(partition).position()
+    }
+
+    /// Resolves when the log has something new after this call, whatever it is: for readers of the whole log. Call it,
+    /// read, then await it.
+    pub fn log_changed(&self) -> Changed {
+        Changed::new(self.log.clone())
     }
 
     /// The active users who are joined to a room.
@@ -237,6 +247,9 @@ impl Live {
         lane.position.store(committed.last.0, Ordering::Release);
         drop(applying);
         wake(woken);
+        if !entries.is_empty() {
+            self.log.notify();
+        }
     }
 
     /// Whether the log must be read before commits of a partition are known here again.
@@ -258,6 +271,7 @@ impl Live {
         applying.behind = applying.skipped > lane.position();
         drop(applying);
         wake(woken);
+        self.log.notify();
     }
 
     /// Whether one counter serves all partitions.
@@ -429,6 +443,9 @@ impl Store {
             if row.membership == Membership::Join {
                 joined.push(room);
             }
+        }
+        for (room, row) in self.outside_rooms(user).await? {
+            self.live.set_membership(core, room, row.membership, Position(row.position));
         }
         let keys: Vec<Key> = joined.iter().map(|room| head_key(*room)).collect();
         for (room, head) in joined.iter().zip(self.multi_get::<Head>(Table::Rm, &keys).await?) {

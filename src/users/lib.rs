@@ -52,7 +52,7 @@ pub use settings::{PasswordSettings, Registration, Secret, UserSettings};
 pub use shared_secret::SharedSecretError;
 pub use tags::TagError;
 pub use tokens::Session;
-pub use typing::Typing;
+pub use typing::{Typing, TypingChange};
 pub use users::Users;
 
 pub use hearth_store::tables::users::{AccountKind, PasswordHash, Remembered};
