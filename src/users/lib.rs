@@ -19,6 +19,7 @@ mod passwords;
 mod presence;
 mod profile;
 mod push_rules;
+mod receipt_writer;
 mod receipts;
 mod registration;
 #[cfg(test)]

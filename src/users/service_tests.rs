@@ -3,6 +3,7 @@
 mod data;
 mod interactive;
 mod present;
+mod receipts;
 mod sessions;
 
 use std::sync::Arc;

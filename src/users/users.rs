@@ -15,6 +15,7 @@ use crate::{
     openid::OpenidTokens,
     passwords::Passwords,
     presence::PresenceBoard,
+    receipt_writer::ReceiptWriter,
     shared_secret::Nonces,
     tokens::{SESSIONS_MAX, SessionCache},
     typing::TypingBoard,
@@ -35,6 +36,7 @@ pub struct Users {
     pub(crate) nonces: Nonces,
     pub(crate) openid_tokens: OpenidTokens,
     pub(crate) serials: Serials,
+    pub(crate) receipts: Arc<ReceiptWriter>,
     pub(crate) typing: TypingBoard,
     pub(crate) presence: PresenceBoard,
 }
@@ -74,6 +76,7 @@ impl Users {
             nonces: Nonces::new(),
             openid_tokens: OpenidTokens::new(),
             serials: Serials { epoch: u64::from_be_bytes(epoch), newest: 0.into() },
+            receipts: ReceiptWriter::new(Arc::clone(&store)),
             typing: TypingBoard::new(),
             presence: PresenceBoard::new(),
             store,

@@ -28,14 +28,17 @@ async fn post(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
     let room_id: OwnedRoomId = call.path("room_id")?;
     let body: Body = call.json()?;
     let (users, user_id) = (&state.users, call.requester().user_id());
-    if let Some(event_id) = &body.fully_read {
-        users.set_fully_read(user_id, &room_id, event_id).await.map_err(receipt_error)?;
-    }
-    for (kind, event_id) in [(ReceiptKind::Public, &body.read), (ReceiptKind::Private, &body.read_private)] {
-        if let Some(event_id) = event_id {
-            users.set_receipt(user_id, &room_id, kind, None, event_id).await.map_err(receipt_error)?;
-        }
-    }
+    let fully_read = async {
+        let Some(event_id) = &body.fully_read else { return Ok(()) };
+        users.set_fully_read(user_id, &room_id, event_id).await
+    };
+    let receipt = async |kind, event_id: &Option<OwnedEventId>| {
+        let Some(event_id) = event_id else { return Ok(()) };
+        users.set_receipt(user_id, &room_id, kind, None, event_id).await
+    };
+    let (read, private) = (receipt(ReceiptKind::Public, &body.read), receipt(ReceiptKind::Private, &body.read_private));
+    // At the same time, so that both receipts are of one batch.
+    tokio::try_join!(fully_read, read, private).map_err(receipt_error)?;
     users.active(user_id).await?;
     Ok(Reply::empty())
 }
