@@ -5,10 +5,12 @@
 //! with [`Store`] and [`Write`]; the rows are in `tables/`.
 
 mod auth_graph;
+mod bulk;
 mod cache;
 mod codec;
 mod current;
 mod events;
+mod find;
 pub mod fsck;
 mod identifiers;
 mod keys;
@@ -16,6 +18,7 @@ mod live;
 mod log;
 mod numbers;
 mod order;
+mod outside;
 mod positions;
 mod readers;
 mod state;

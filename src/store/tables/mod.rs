@@ -6,6 +6,7 @@ mod federation;
 mod identifiers;
 mod membership;
 mod misc;
+mod remote;
 mod room;
 mod state;
 mod transactions;
@@ -26,6 +27,7 @@ pub use federation::{
 pub use identifiers::{RoomIdRow, UserIdRow, room_index_key, room_name_key, user_index_key, user_name_key};
 pub use membership::{Membership, MembershipRow, member_rooms_key, member_rooms_prefix};
 pub use misc::{CursorRow, SchemaRow, cursor_key, cursor_partition, schema_key, schema_partition};
+pub use remote::{OutsideRow, STRIPPED_BYTES_MAX, outside_key, outside_prefix, put_outside};
 pub use room::{
     Create, CurrentStateRow, Extremity, Head, ReceiptPlaceRow, ReceiptRow, StateKeyRow, current_state_key,
     current_state_prefix, head_key, put_receipt, receipt_key, receipt_place_key, receipt_place_prefix, receipt_prefix,
