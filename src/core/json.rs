@@ -19,6 +19,11 @@ pub const DEPTH_MAX: usize = 100;
 /// fails on it.
 pub const RECEIVED_DEPTH_MAX: usize = 127;
 
+/// How deeply signed objects may nest that are no events: requests of other servers, with the events in them. Far above
+/// what an event may have, as one that nests too deeply must not take those beside it with it; other servers' parsers
+/// follow about as far.
+pub const SIGNED_DEPTH_MAX: usize = 1_024;
+
 /// Which numbers are let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numbers {

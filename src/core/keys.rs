@@ -50,7 +50,7 @@ impl SigningKey {
     /// Signs a JSON object in `entity`'s name: adds to `signatures`, keeps `unsigned`, returns the canonical form.
     /// Refuses what is not canonical JSON.
     pub fn sign_json(&self, entity: &ServerName, object: &[u8]) -> Result<String, JsonError> {
-        let limits = Limits { depth_max: json::RECEIVED_DEPTH_MAX, numbers: Numbers::Strict };
+        let limits = Limits { depth_max: json::SIGNED_DEPTH_MAX, numbers: Numbers::Strict };
         let Value::Object(mut object) = json::parse(object, &limits)? else {
             return Err(JsonError::Malformed(0));
         };
@@ -119,7 +119,7 @@ pub enum SignatureError {
 /// (milliseconds since the Unix epoch; 0: whenever).
 /// [Checking for a signature](https://spec.matrix.org/v1.19/appendices/#checking-for-a-signature).
 pub fn verify_json(server: &ServerName, keys: &PublicKeys, object: &[u8], at_ms: u64) -> Result<(), SignatureError> {
-    let limits = Limits { depth_max: json::RECEIVED_DEPTH_MAX, numbers: Numbers::Lenient };
+    let limits = Limits { depth_max: json::SIGNED_DEPTH_MAX, numbers: Numbers::Lenient };
     let tree = json::parse(object, &limits).map_err(|_| SignatureError::Malformed("not JSON"))?;
     let object = tree.as_object().ok_or(SignatureError::Malformed("not an object"))?;
     verify_text(server, keys, object, &signed_json(object), at_ms)

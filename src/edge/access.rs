@@ -2,8 +2,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use bytes::Bytes;
 use hearth_users::{AuthError, Session, Users};
-use http::{HeaderMap, Method, header::AUTHORIZATION};
+use http::{HeaderMap, Method, Uri, header::AUTHORIZATION};
+use ruma::OwnedServerName;
 
 use crate::{BoxFuture, Error};
 
@@ -20,6 +22,8 @@ pub enum Access {
     UserOrGuest,
     /// An administrator of this server.
     Admin,
+    /// Another server, by its signature over the whole request: see [`AuthenticateServer`].
+    Server,
 }
 
 /// Turns access tokens into sessions. [`Users`] does; tests may do otherwise.
@@ -39,6 +43,25 @@ impl Authenticate for Users {
     fn saw(&self, session: &Session, address: IpAddr) {
         Self::saw(self, session.user, &session.device_id, address);
     }
+}
+
+/// A request in the name of another server, read but not yet believed.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerRequest<'a> {
+    /// As it was sent: HEAD is not GET here.
+    pub method: &'a Method,
+    /// Path and query as they were sent.
+    pub uri: &'a Uri,
+    /// All headers.
+    pub headers: &'a HeaderMap,
+    /// The whole body: JSON, or nothing.
+    pub body: &'a Bytes,
+}
+
+/// Finds out which server has signed a request.
+pub trait AuthenticateServer: Send + Sync {
+    /// The server, or what it is told. May wait for the network; must bound how many requests do.
+    fn authenticate<'a>(&'a self, request: ServerRequest<'a>) -> BoxFuture<'a, Result<OwnedServerName, Error>>;
 }
 
 /// What a route demands, beside [`Access`].
@@ -64,7 +87,7 @@ impl Demand {
         headers: &HeaderMap,
         address: IpAddr,
     ) -> Result<Option<Arc<Session>>, Error> {
-        if self.access == Access::Public {
+        if matches!(self.access, Access::Public | Access::Server) {
             return Ok(None);
         }
         let Some(token) = bearer(headers)? else {
@@ -90,6 +113,8 @@ impl Demand {
             Access::User | Access::Admin if requester.guest => Err(Error::guest_access_forbidden()),
             Access::Admin if !requester.admin => Err(Error::forbidden("only for administrators of this server")),
             Access::Public | Access::Optional | Access::User | Access::UserOrGuest | Access::Admin => Ok(()),
+            // It has no account to check.
+            Access::Server => Ok(()),
         }
     }
 }

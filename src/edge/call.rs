@@ -5,7 +5,7 @@ use std::{fmt::Display, hash::Hash, net::IpAddr, str::FromStr, sync::Arc};
 use bytes::Bytes;
 use hearth_users::Session;
 use http::{HeaderMap, Method, Uri};
-use ruma::exports::serde_html_form;
+use ruma::{OwnedServerName, ServerName, exports::serde_html_form};
 use serde::de::DeserializeOwned;
 
 use crate::{Error, Limit, Limits};
@@ -18,6 +18,7 @@ pub struct Call {
     pub(crate) body: Bytes,
     pub(crate) params: Params,
     pub(crate) requester: Option<Arc<Session>>,
+    pub(crate) origin: Option<OwnedServerName>,
     pub(crate) ip: IpAddr,
     pub(crate) request_id: Arc<str>,
     pub(crate) limits: Arc<Limits>,
@@ -116,6 +117,14 @@ impl Call {
     /// On routes with [`crate::Access::Public`] or [`crate::Access::Optional`]: our mistake.
     pub fn requester(&self) -> &Arc<Session> {
         self.requester.as_ref().expect("the route demands an account")
+    }
+
+    /// Which server asks.
+    ///
+    /// # Panics
+    /// On routes without [`crate::Access::Server`]: our mistake.
+    pub fn origin(&self) -> &ServerName {
+        self.origin.as_deref().expect("the route demands a server's signature")
     }
 
     /// Who asks, where the route leaves it open.

@@ -20,9 +20,11 @@ mod reply;
 mod route;
 mod serve;
 #[cfg(test)]
+mod server_tests;
+#[cfg(test)]
 mod tests;
 
-pub use access::{Access, Authenticate};
+pub use access::{Access, Authenticate, AuthenticateServer, ServerRequest};
 pub use address::{Cidr, CidrError, Peer};
 pub use call::Call;
 pub use error::Error;

@@ -42,11 +42,15 @@ pub enum Limit {
     Search,
     /// Profile, presence and typing changes, by account.
     Profile,
+    /// Requests of other servers, by server; of nobody in particular, by address.
+    Federation,
+    /// Requests in the name of other servers before it is known who sent them, by address. The kit asks for it.
+    FederationAddress,
 }
 
 impl Limit {
     /// All but [`Limit::None`].
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Default,
         Self::Login,
         Self::LoginAccount,
@@ -57,6 +61,8 @@ impl Limit {
         Self::CreateRoom,
         Self::Search,
         Self::Profile,
+        Self::Federation,
+        Self::FederationAddress,
     ];
 
     /// The name in the configuration.
@@ -73,10 +79,12 @@ impl Limit {
             Self::CreateRoom => "create_room",
             Self::Search => "search",
             Self::Profile => "profile",
+            Self::Federation => "federation",
+            Self::FederationAddress => "federation_address",
         }
     }
 
-    /// The rate without configuration: far above what a person does, far below what hurts.
+    /// The rate without configuration: far above what a person, or a server that is well, does, far below what hurts.
     pub const fn default_rate(self) -> LimitRate {
         let (per_second, burst) = match self {
             Self::None | Self::Default => (50.0, 500),
@@ -89,6 +97,9 @@ impl Limit {
             Self::CreateRoom => (0.5, 30),
             Self::Search => (5.0, 50),
             Self::Profile => (5.0, 50),
+            Self::Federation => (50.0, 1_000),
+            // Many servers may share an address, that of a proxy that nobody has named as trusted for one.
+            Self::FederationAddress => (200.0, 5_000),
         };
         LimitRate { per_second, burst }
     }

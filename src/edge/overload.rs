@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::Error;
 
 /// Whoever is refused may try again after so long: about what the requests in progress need if nothing is broken.
-const RETRY_AFTER_MS: u64 = 2_000;
+pub(crate) const RETRY_AFTER_MS: u64 = 2_000;
 
 /// A long-poll in which nothing has moved for so long waits for news, not for the disk.
 const STILL_TIME: Duration = Duration::from_millis(100);

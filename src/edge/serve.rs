@@ -23,13 +23,17 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hearth_ports::Entropy;
 use http::{HeaderName, HeaderValue, Method, Request, Response, request::Parts};
+use ruma::OwnedServerName;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service;
 use tracing::Instrument as _;
 
 use crate::{
-    Authenticate, BoxFuture, Call, Cidr, Error, Limit, LimitSettings, Limits, Reply, Route,
+    Access, Authenticate, AuthenticateServer, BoxFuture, Call, Cidr, Error, Limit, LimitSettings, Limits, Reply, Route,
+    ServerRequest,
     access::Demand,
-    address, body,
+    address,
+    body::{self, Read},
     call::Params,
     cors,
     observe::RouteMetrics,
@@ -71,12 +75,22 @@ pub struct Edge {
 struct Shared {
     limits: Arc<Limits>,
     overload: Arc<Overload>,
+    large_bodies: Arc<Semaphore>,
     trusted_proxies: Vec<Cidr>,
     authenticate: Arc<dyn Authenticate>,
+    authenticate_server: Option<Arc<dyn AuthenticateServer>>,
     /// Tells the requests of this process from those of its last run.
     run: String,
     requests: AtomicU64,
     unrouted: RouteMetrics,
+}
+
+/// A request that may be answered.
+struct Admitted {
+    call: Call,
+    slot: Option<Slot>,
+    /// The memory of a large body, for as long as it is worked on.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// A route bound to its state.
@@ -93,17 +107,20 @@ struct Endpoint {
 }
 
 impl Edge {
-    /// No routes yet.
+    /// No routes yet. Without `authenticate_server` there can be none with [`Access::Server`].
     pub fn new(
         settings: &EdgeSettings,
         authenticate: Arc<dyn Authenticate>,
+        authenticate_server: Option<Arc<dyn AuthenticateServer>>,
         entropy: &(dyn Entropy + 'static),
     ) -> Self {
         let shared = Shared {
             limits: Arc::new(Limits::new(&settings.limits)),
             overload: Overload::new(settings.requests_max),
+            large_bodies: Arc::new(Semaphore::new(body::LARGE_KIB_MAX)),
             trusted_proxies: settings.trusted_proxies.clone(),
             authenticate,
+            authenticate_server,
             run: entropy.alphanumeric(6),
             requests: AtomicU64::new(0),
             unrouted: RouteMetrics::new("none".to_owned()),
@@ -114,7 +131,7 @@ impl Edge {
     /// Adds routes that share a state.
     ///
     /// # Panics
-    /// If two routes have the same method and path: our mistake.
+    /// If two routes have the same method and path, or if one is for servers and nothing tells who they are: our mistake.
     #[must_use]
     pub fn routes<S: Send + Sync + 'static>(
         mut self,
@@ -128,6 +145,11 @@ impl Edge {
     }
 
     fn add<S: Send + Sync + 'static>(&mut self, state: &Arc<S>, route: &Route<S>) {
+        assert!(
+            route.demand.access != Access::Server || self.shared.authenticate_server.is_some(),
+            "{:?} is for servers, but nothing tells who they are",
+            route.paths
+        );
         // The newest version of the path: v3 is behind r0 and v1.
         let name = route.paths.iter().max().map_or_else(String::new, |path| format!("{} {path}", route.method));
         let metrics = Arc::new(RouteMetrics::new(name));
@@ -154,15 +176,19 @@ impl Edge {
         }
     }
 
-    /// The router. Paths that no route has are answered with 404 `M_UNRECOGNIZED`.
+    /// The router of all routes. Paths that no route has are answered with 404 `M_UNRECOGNIZED`.
     pub fn into_router(self) -> Router {
-        let Self { shared, paths } = self;
-        let nowhere = Place { shared: Arc::clone(&shared), endpoints: Arc::default() };
-        let places = paths
-            .into_iter()
-            .map(|(shape, endpoints)| (shape, Place { shared: Arc::clone(&shared), endpoints: endpoints.into() }));
-        let router = places.fold(Router::new(), |router, (shape, place)| router.route_service(&shape, place));
-        router.fallback_service(nowhere)
+        self.router_of(|_| true)
+    }
+
+    /// A router of the routes under some paths, which are templates here. Routers of one `Edge` share its limits.
+    pub fn router_of(&self, is_served: impl Fn(&str) -> bool) -> Router {
+        let place = |endpoints| Place { shared: Arc::clone(&self.shared), endpoints };
+        let served = self.paths.iter().filter(|(shape, _)| is_served(shape));
+        let router = served.fold(Router::new(), |router, (shape, endpoints)| {
+            router.route_service(shape, place(endpoints.as_slice().into()))
+        });
+        router.fallback_service(place(Arc::default()))
     }
 }
 
@@ -251,30 +277,67 @@ impl Shared {
         if endpoint.always { Ok(None) } else { self.overload.enter().map(Some) }
     }
 
-    /// Admits the request, reads it, and runs the handler. Nothing is read of a body before its sender may be heard.
+    /// Admits the request, reads it, and runs the handler.
     async fn run(&self, endpoint: &Endpoint, request: Request<Body>, request_id: &Arc<str>) -> Result<Reply, Error> {
+        let Admitted { call, slot, room } = self.admit(endpoint, request, request_id).await?;
+        let may_wait = overload::may_wait(&call.method, &call.uri);
+        let is_read = endpoint.method == Method::GET;
+        let handler = Arc::clone(&endpoint.handler);
+        let answer = AssertUnwindSafe(async move { handler(call).await }).catch_unwind();
+        let answer = overload::work(slot, answer, may_wait).map(move |answer| {
+            drop(room);
+            answer
+        });
+        // A client that hangs up takes its reads with it; a write that has begun is finished.
+        let answer = if is_read { answer.await } else { finish_detached(answer).await? };
+        answer.unwrap_or_else(|_| {
+            tracing::error!("a handler panicked");
+            Err(Error::internal())
+        })
+    }
+}
+
+impl Shared {
+    /// Finds out who asks, then reads what. Nothing is read of a body before its sender may be heard, except that servers
+    /// sign it.
+    async fn admit(
+        &self,
+        endpoint: &Endpoint,
+        request: Request<Body>,
+        request_id: &Arc<str>,
+    ) -> Result<Admitted, Error> {
         // Before anything is done for it.
         let slot = self.enter(endpoint)?;
         let (mut parts, body) = request.into_parts();
         let ip = address::client(&self.trusted_proxies, &parts.headers, &parts.extensions);
         let values = path_values(&mut parts).await?;
         let requester = endpoint.demand.admit(&*self.authenticate, &parts.headers, ip).await?;
+        let is_server = endpoint.demand.access == Access::Server;
         match &requester {
+            _ if is_server => self.limits.check_address(Limit::FederationAddress, ip)?,
             Some(requester) => self.limits.check(endpoint.limit, &requester.user_id)?,
             None => self.limits.check_address(endpoint.limit, ip)?,
         }
-        let (slot, body) = if body.is_end_stream() {
-            (slot, Bytes::new())
+        let (slot, Read { body, room }) = if body.is_end_stream() {
+            (slot, Read::default())
         } else {
             // A body takes its sender's time: those who dawdle must not keep others out.
             drop(slot);
-            let body = body::read(&parts.headers, body, endpoint.body_bytes_max).await?;
+            let body = body::read(&parts.headers, body, endpoint.body_bytes_max, &self.large_bodies).await?;
             (self.enter(endpoint)?, body)
         };
         if !endpoint.raw_body && !body.is_empty() && endpoint.method != Method::GET {
-            body::check_json(&body)?;
+            body::check_json(&body, if is_server { &body::SERVERS } else { &body::CLIENTS })?;
         }
-        let may_wait = overload::may_wait(&parts.method, &parts.uri);
+        let (slot, origin) = if is_server {
+            // A key may have to be fetched from somebody who is slow.
+            drop(slot);
+            let origin = self.server(&parts, &body).await?;
+            self.limits.check(endpoint.limit, &origin)?;
+            (self.enter(endpoint)?, Some(origin))
+        } else {
+            (slot, None)
+        };
         let call = Call {
             method: endpoint.method.clone(),
             uri: parts.uri,
@@ -282,20 +345,19 @@ impl Shared {
             body,
             params: Params { names: Arc::clone(&endpoint.names), values },
             requester,
+            origin,
             ip,
             request_id: Arc::clone(request_id),
             limits: Arc::clone(&self.limits),
         };
-        let is_read = endpoint.method == Method::GET;
-        let handler = Arc::clone(&endpoint.handler);
-        let answer = AssertUnwindSafe(async move { handler(call).await }).catch_unwind();
-        let answer = overload::work(slot, answer, may_wait);
-        // A client that hangs up takes its reads with it; a write that has begun is finished.
-        let answer = if is_read { answer.await } else { finish_detached(answer).await? };
-        answer.unwrap_or_else(|_| {
-            tracing::error!("a handler panicked");
-            Err(Error::internal())
-        })
+        Ok(Admitted { call, slot, room })
+    }
+
+    /// Who signed this request.
+    async fn server(&self, parts: &Parts, body: &Bytes) -> Result<OwnedServerName, Error> {
+        let authenticate = self.authenticate_server.as_ref().expect("routes for servers are added with one only");
+        let request = ServerRequest { method: &parts.method, uri: &parts.uri, headers: &parts.headers, body };
+        authenticate.authenticate(request).await
     }
 }
 

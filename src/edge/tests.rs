@@ -27,7 +27,7 @@ use crate::{
 };
 
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     begun: Notify,
     may_end: Notify,
     ended: Notify,
@@ -35,7 +35,7 @@ struct State {
 }
 
 /// The token says which account it is.
-struct Tokens;
+pub(crate) struct Tokens;
 
 impl Authenticate for Tokens {
     fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Arc<Session>, AuthError>> {
@@ -140,14 +140,14 @@ fn routes() -> Vec<Route<State>> {
 }
 
 fn router_with(settings: &EdgeSettings, state: &Arc<State>) -> Router {
-    Edge::new(settings, Arc::new(Tokens), &SeededEntropy::new(1)).routes(state, routes()).into_router()
+    Edge::new(settings, Arc::new(Tokens), None, &SeededEntropy::new(1)).routes(state, routes()).into_router()
 }
 
 fn router() -> Router {
     router_with(&EdgeSettings::default(), &Arc::default())
 }
 
-fn request(method: &str, path: &str, token: &str, body: &str) -> Request<Body> {
+pub(crate) fn request(method: &str, path: &str, token: &str, body: &str) -> Request<Body> {
     let mut request = Request::builder().method(method).uri(path);
     if !token.is_empty() {
         request = request.header("authorization", format!("Bearer {token}"));
@@ -155,7 +155,7 @@ fn request(method: &str, path: &str, token: &str, body: &str) -> Request<Body> {
     request.body(Body::from(body.to_owned())).unwrap()
 }
 
-async fn send(router: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Value) {
+pub(crate) async fn send(router: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Value) {
     let response = router.clone().oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -163,12 +163,12 @@ async fn send(router: &Router, request: Request<Body>) -> (StatusCode, HeaderMap
 }
 
 /// Status and errcode (empty for success).
-async fn check(router: &Router, request: Request<Body>) -> (u16, String) {
+pub(crate) async fn check(router: &Router, request: Request<Body>) -> (u16, String) {
     let (status, _, body) = send(router, request).await;
     (status.as_u16(), body["errcode"].as_str().unwrap_or_default().to_owned())
 }
 
-fn expect(status: u16, errcode: &str) -> (u16, String) {
+pub(crate) fn expect(status: u16, errcode: &str) -> (u16, String) {
     (status, errcode.to_owned())
 }
 
@@ -512,6 +512,6 @@ fn a_path_has_one_route_for_each_method() {
         Route::raw(Method::GET, &[&path], Access::Public, Limit::None, whoami)
     };
     let entropy = SeededEntropy::new(1);
-    let edge = Edge::new(&EdgeSettings::default(), Arc::new(Tokens), &entropy);
+    let edge = Edge::new(&EdgeSettings::default(), Arc::new(Tokens), None, &entropy);
     drop(edge.routes(&Arc::default(), [route("x"), route("y")]));
 }

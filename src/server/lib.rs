@@ -100,7 +100,7 @@ impl Server {
         };
         let lifecycle = Arc::new(Lifecycle::default());
         let authenticate: Arc<dyn Authenticate> = users.clone();
-        let router = Edge::new(&settings.edge, authenticate, &*entropy)
+        let router = Edge::new(&settings.edge, authenticate, None, &*entropy)
             .routes(&Arc::new(client), hearth_client::routes())
             .routes(&lifecycle, health::routes())
             .into_router();

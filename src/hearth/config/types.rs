@@ -195,6 +195,10 @@ settings! {
         search: Rate = Rate::of(Limit::Search);
         /// Changes of profile, presence and typing, by account.
         profile: Rate = Rate::of(Limit::Profile);
+        /// Requests of other servers, by server; for keys, by address.
+        federation: Rate = Rate::of(Limit::Federation);
+        /// Requests in the name of other servers whose signatures are not checked yet, by address.
+        federation_address: Rate = Rate::of(Limit::FederationAddress);
     }
 
     /// The log, on standard output.
@@ -353,6 +357,8 @@ impl RateLimits {
             (Limit::CreateRoom, &self.create_room),
             (Limit::Search, &self.search),
             (Limit::Profile, &self.profile),
+            (Limit::Federation, &self.federation),
+            (Limit::FederationAddress, &self.federation_address),
         ]
     }
 }

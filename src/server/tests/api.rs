@@ -123,6 +123,7 @@ async fn no_route_answers_a_stranger_unless_it_says_so() {
                 Access::User | Access::UserOrGuest | Access::Admin => {
                     assert_eq!((status.as_u16(), errcode), (401, "M_MISSING_TOKEN"), "{path}");
                 }
+                Access::Server => unreachable!("clients are no servers"),
             }
             let (status, answer) = send(&router, Method::PATCH, &filled, "", b"").await;
             assert_eq!((status.as_u16(), &answer["errcode"]), (405, &json!("M_UNRECOGNIZED")), "{path}");

@@ -1,0 +1,237 @@
+//! Which servers an event goes to.
+//!
+//! A room's servers are known at one version of its state and corrected from there by what differs at another, so that an
+//! event costs nothing where the state did not change, and otherwise as much as changed.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use hearth_store::{
+    EventNumber, LoadError, RoomNumber, StateDifference, StateVersion, Store, StoredEvent,
+};
+use quick_cache::{Weighter, sync::Cache};
+use ruma::{OwnedServerName, ServerName, UserId, events::room::member::MembershipState};
+
+/// Memory for the servers of rooms, in bytes.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// Rooms that are expected in the cache: most have few servers.
+const CACHE_ROOMS: usize = 10_000;
+
+/// What a server in the cache costs, in bytes: its name, its count, its share of the map.
+const SERVER_BYTES: u64 = 80;
+
+/// Changes of the state that are read at once.
+const DIFFERENCES_AT_ONCE: usize = 500;
+
+/// So often a room's servers are read anew because its state changed meanwhile.
+const READS_MAX: usize = 10;
+
+/// The servers of a room at one version of its state.
+#[derive(Clone, Debug)]
+pub(super) struct RoomServers {
+    state: StateVersion,
+    /// How many users of each are joined; ours is among them.
+    joined: BTreeMap<OwnedServerName, u32>,
+}
+
+impl RoomServers {
+    /// All but this one.
+    pub(super) fn others<'a>(&'a self, own: &'a ServerName) -> impl Iterator<Item = &'a OwnedServerName> {
+        self.joined.keys().filter(move |server| ***server != *own)
+    }
+
+    fn joined(&self, server: &ServerName) -> u32 {
+        self.joined.get(server).copied().unwrap_or(0)
+    }
+
+    fn is_only(&self, own: &ServerName) -> bool {
+        self.others(own).next().is_none()
+    }
+
+    fn count(&mut self, user: &str, before: bool, after: bool) {
+        let Ok(user) = <&UserId>::try_from(user) else { return };
+        let server = user.server_name();
+        match (before, after) {
+            (false, true) => *self.joined.entry(server.to_owned()).or_default() += 1,
+            (true, false) => {
+                if let Some(count) = self.joined.get_mut(server) {
+                    *count = count.saturating_sub(1);
+                    if *count == 0 {
+                        self.joined.remove(server);
+                    }
+                }
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+}
+
+#[derive(Clone)]
+struct ByServers;
+
+impl Weighter<RoomNumber, Arc<RoomServers>> for ByServers {
+    fn weight(&self, _: &RoomNumber, servers: &Arc<RoomServers>) -> u64 {
+        SERVER_BYTES * (1 + servers.joined.len() as u64)
+    }
+}
+
+/// A server that an event goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) server: OwnedServerName,
+    /// It is not in the room after the event.
+    pub(super) parting: bool,
+}
+
+/// Finds the servers that events go to.
+pub(super) struct Targets {
+    store: Arc<Store>,
+    own: OwnedServerName,
+    rooms: Cache<RoomNumber, Arc<RoomServers>, ByServers>,
+}
+
+impl Targets {
+    pub(super) fn new(store: Arc<Store>, own: OwnedServerName) -> Self {
+        Self { store, own, rooms: Cache::with_weighter(CACHE_ROOMS, CACHE_BYTES, ByServers) }
+    }
+
+    /// Whether the room had no servers but ours when an event of it was last looked at: true until a membership changes.
+    pub(super) fn is_ours_alone(&self, room: RoomNumber) -> bool {
+        self.rooms.get(&room).is_some_and(|servers| servers.is_only(&self.own))
+    }
+
+    /// What is known of a room's servers may no longer be true.
+    pub(super) fn forget(&self, room: RoomNumber) {
+        self.rooms.remove(&room);
+    }
+
+    /// Whether an event is ours to send: made here, or accepted through us for others to hear.
+    pub(super) fn is_ours(&self, stored: &StoredEvent) -> bool {
+        let header = &stored.header;
+        let made_here = header.origin.is_none() && stored.event.sender().server_name() == self.own;
+        stored.accepted() && (header.relay || made_here)
+    }
+
+    /// The servers that an event of ours goes to: those in the room before it, and that of a user who is told by it that
+    /// an invite or knock has come to nothing. Never those who are invited by it: they were asked already.
+    pub(super) async fn of(&self, room: RoomNumber, stored: &StoredEvent) -> Result<Vec<Target>, LoadError> {
+        let before = self.at(room, stored.header.state_before).await?;
+        let knows = |server: &OwnedServerName| stored.header.origin.as_deref() == Some(server.as_str());
+        let others = before.others(&self.own).filter(|server| !knows(server));
+        let mut targets: Vec<Target> =
+            others.map(|server| Target { server: server.clone(), parting: false }).collect();
+        if let Some(user) = removed(stored)
+            && user.server_name() != self.own
+            && self.was_there(room, stored, user).await?
+        {
+            let server = user.server_name();
+            // The last one of its server, or one who was not in the room.
+            let parting = before.joined(server) <= 1;
+            match targets.iter_mut().find(|target| target.server == server) {
+                Some(target) => target.parting = parting,
+                None => targets.push(Target { server: server.to_owned(), parting }),
+            }
+        }
+        Ok(targets)
+    }
+
+    /// Whether an event of ours goes to this server.
+    pub(super) async fn goes_to(
+        &self,
+        room: RoomNumber,
+        stored: &StoredEvent,
+        server: &ServerName,
+    ) -> Result<bool, LoadError> {
+        let before = self.at(room, stored.header.state_before).await?;
+        Ok(before.joined(server) > 0 && stored.header.origin.as_deref() != Some(server.as_str()))
+    }
+
+    /// The servers in the room now.
+    pub(super) async fn now(&self, room: RoomNumber) -> Result<Arc<RoomServers>, LoadError> {
+        match self.store.head(room).await? {
+            Some(head) if !head.loading && !head.purged => self.at(room, head.state).await,
+            _ => Ok(Arc::new(RoomServers { state: StateVersion::EMPTY, joined: BTreeMap::new() })),
+        }
+    }
+
+    /// Whether the user whom the event removes was joined, invited or had knocked.
+    async fn was_there(&self, room: RoomNumber, stored: &StoredEvent, user: &UserId) -> Result<bool, LoadError> {
+        if stored.header.state_before == StateVersion::UNKNOWN {
+            return Ok(true);
+        }
+        let before = self.store.state_event(room, stored.header.state_before, "m.room.member", user.as_str()).await?;
+        let membership = before.and_then(|before| before.event.membership());
+        Ok(matches!(membership, Some(MembershipState::Join | MembershipState::Invite | MembershipState::Knock)))
+    }
+
+    /// The servers in the room at a version of its state; of an unknown one, those now.
+    async fn at(&self, room: RoomNumber, state: StateVersion) -> Result<Arc<RoomServers>, LoadError> {
+        if state == StateVersion::EMPTY {
+            return Ok(Arc::new(RoomServers { state, joined: BTreeMap::new() }));
+        }
+        let known = match self.rooms.get(&room) {
+            Some(known) => known,
+            None => self.load(room).await?,
+        };
+        if known.state == state || state == StateVersion::UNKNOWN {
+            return Ok(known);
+        }
+        let mut servers = RoomServers::clone(&known);
+        let differences = self.store.state_difference(room, known.state, state).await?;
+        for differences in differences.chunks(DIFFERENCES_AT_ONCE) {
+            self.apply(room, &mut servers, differences).await?;
+        }
+        servers.state = state;
+        let servers = Arc::new(servers);
+        self.rooms.insert(room, servers.clone());
+        Ok(servers)
+    }
+
+    /// The servers in the room now, with the version of the state at which they are.
+    async fn load(&self, room: RoomNumber) -> Result<Arc<RoomServers>, LoadError> {
+        let state = async || Ok::<_, LoadError>(self.store.head(room).await?.map_or(StateVersion::EMPTY, |head| head.state));
+        let mut before = state().await?;
+        for _ in 0..READS_MAX {
+            let joined = self.store.servers_in_room(room).await?;
+            let after = state().await?;
+            if before == after {
+                let servers = Arc::new(RoomServers { state: before, joined: joined.into_iter().collect() });
+                self.rooms.insert(room, servers.clone());
+                return Ok(servers);
+            }
+            before = after;
+        }
+        Err(hearth_store::Unavailable("the state of a room changed whenever it was read".to_owned()).into())
+    }
+
+    async fn apply(
+        &self,
+        room: RoomNumber,
+        servers: &mut RoomServers,
+        differences: &[StateDifference],
+    ) -> Result<(), LoadError> {
+        let pairs: Vec<_> = differences.iter().map(|difference| difference.state_key).collect();
+        let pairs = self.store.state_keys(room, &pairs).await?;
+        let members = differences.iter().zip(pairs).filter_map(|(difference, pair)| Some((difference, pair?)));
+        let members: Vec<_> = members.filter(|(_, pair)| pair.kind == "m.room.member").collect();
+        let numbers: Vec<EventNumber> =
+            members.iter().flat_map(|(difference, _)| [difference.before, difference.after]).flatten().collect();
+        let mut events = self.store.events(room, &numbers).await?.into_iter();
+        for (difference, pair) in members {
+            let mut is_join = |event: Option<EventNumber>| {
+                let stored = event.and_then(|_| events.next().flatten());
+                stored.is_some_and(|stored| stored.event.membership() == Some(MembershipState::Join))
+            };
+            let (before, after) = (is_join(difference.before), is_join(difference.after));
+            servers.count(&pair.state_key, before, after);
+        }
+        Ok(())
+    }
+}
+
+/// The user whom an event by another takes out of the room.
+fn removed(stored: &StoredEvent) -> Option<&UserId> {
+    let event = &stored.event;
+    let user = <&UserId>::try_from(event.state_key()?).ok().filter(|user| *user != event.sender())?;
+    matches!(event.membership(), Some(MembershipState::Leave | MembershipState::Ban)).then_some(user)
+}

@@ -1,0 +1,142 @@
+//! A transaction: what goes to a server in one request, and what it says of it.
+//! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use hearth_store::{id16, tables::QueuedRow};
+use ruma::ServerName;
+use serde::Deserialize;
+
+/// "At most 50 PDUs".
+pub(super) const PDUS_MAX: usize = 50;
+
+/// "And 100 EDUs".
+pub(super) const EDUS_MAX: usize = 100;
+
+/// How much of a server's words on an event goes into our log, in characters.
+const ERROR_CHARS_MAX: usize = 200;
+
+/// Ready to be sent, and sent again just so until it is answered.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    pub(super) id: String,
+    pub(super) body: Bytes,
+}
+
+/// What a transaction is made of: each part is JSON.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub(super) pdus: Vec<Bytes>,
+    pub(super) edus: Vec<String>,
+}
+
+impl Parts {
+    /// With a row's content as well.
+    pub(super) fn add_edu(&mut self, row: QueuedRow) {
+        if let QueuedRow::Edu { json } = row {
+            self.edus.push(json);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pdus.is_empty() && self.edus.is_empty()
+    }
+
+    /// The transaction. Its id is a hash of its content, of which the time and `count`, which is never the same twice in
+    /// a process, make sure that equal news at different times are different transactions.
+    pub(super) fn into_transaction(self, origin: &ServerName, now_ms: u64, count: u64) -> Transaction {
+        debug_assert!(self.pdus.len() <= PDUS_MAX && self.edus.len() <= EDUS_MAX, "no server takes more");
+        let length: usize = self.pdus.iter().map(Bytes::len).chain(self.edus.iter().map(String::len)).sum();
+        let mut body = String::with_capacity(length + self.pdus.len() + self.edus.len() + 100);
+        body.push_str(&format!(r#"{{"origin":"{origin}","origin_server_ts":{now_ms},"pdus":["#));
+        let pdus = self.pdus.iter().map(|pdu| std::str::from_utf8(pdu).expect("events are stored as text"));
+        push_list(&mut body, pdus);
+        body.push(']');
+        if !self.edus.is_empty() {
+            body.push_str(r#","edus":["#);
+            push_list(&mut body, self.edus.iter().map(String::as_str));
+            body.push(']');
+        }
+        body.push('}');
+        let hash: String = id16(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+        Transaction { id: format!("{hash}-{count}"), body: body.into() }
+    }
+}
+
+fn push_list<'a>(body: &mut String, items: impl Iterator<Item = &'a str>) {
+    for (nth, item) in items.enumerate() {
+        if nth > 0 {
+            body.push(',');
+        }
+        body.push_str(item);
+    }
+}
+
+/// The events that a server says it did not take, with its words. An answer that makes no sense refuses nothing: it came
+/// with a 2xx, and asking again would not help.
+pub(super) fn refused_events(answer: &[u8]) -> Vec<(String, String)> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        pdus: BTreeMap<String, Verdict>,
+    }
+    #[derive(Deserialize)]
+    struct Verdict {
+        error: Option<String>,
+    }
+    let Ok(Answer { pdus }) = serde_json::from_slice(answer) else { return Vec::new() };
+    let refused = pdus.into_iter().filter_map(|(event_id, verdict)| Some((event_id, verdict.error?)));
+    refused.take(PDUS_MAX).map(|(event_id, error)| (short(&event_id), short(&error))).collect()
+}
+
+/// The beginning of a stranger's text.
+pub(super) fn short(text: &str) -> String {
+    text.chars().take(ERROR_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn transaction(pdus: &[&'static str], edus: &[&str], count: u64) -> Transaction {
+        let parts = Parts {
+            pdus: pdus.iter().map(|pdu| Bytes::from_static(pdu.as_bytes())).collect(),
+            edus: edus.iter().map(|edu| (*edu).to_owned()).collect(),
+        };
+        parts.into_transaction(server_name!("us.example"), 12, count)
+    }
+
+    #[test]
+    fn the_body_is_what_the_specification_says() {
+        let made = transaction(&[r#"{"a":1}"#, r#"{"b":2}"#], &[r#"{"c":3}"#], 1);
+        let body: Value = serde_json::from_slice(&made.body).unwrap();
+        let expected = json!({
+            "origin": "us.example", "origin_server_ts": 12, "pdus": [{ "a": 1 }, { "b": 2 }], "edus": [{ "c": 3 }],
+        });
+        assert_eq!(body, expected);
+        assert_eq!(transaction(&[], &[], 1).body, r#"{"origin":"us.example","origin_server_ts":12,"pdus":[]}"#);
+    }
+
+    #[test]
+    fn ids_follow_content_and_count() {
+        let id = |pdus: &[&'static str], count| transaction(pdus, &[], count).id;
+        assert_eq!(id(&["{}"], 1), id(&["{}"], 1));
+        assert_ne!(id(&["{}"], 1), id(&["{}"], 2));
+        assert_ne!(id(&["{}"], 1).split('-').next(), id(&["{}", "{}"], 1).split('-').next());
+    }
+
+    #[test]
+    fn what_is_refused_is_read_from_any_answer() {
+        let answer = json!({ "pdus": { "$a": {}, "$b": { "error": "no".repeat(500) } } }).to_string();
+        let refused = refused_events(answer.as_bytes());
+        assert_eq!(refused.len(), 1);
+        assert_eq!((refused[0].0.as_str(), refused[0].1.len()), ("$b", ERROR_CHARS_MAX));
+        for odd in ["", "[]", "{}", r#"{"pdus":[]}"#, r#"{"pdus":{"$a":{"error":3}}}"#] {
+            assert!(refused_events(odd.as_bytes()).is_empty(), "{odd}");
+        }
+    }
+}

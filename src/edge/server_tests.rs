@@ -1,0 +1,137 @@
+//! Requests of other servers.
+
+use std::sync::Arc;
+
+use axum::{Router, body::Body};
+use futures_util::FutureExt as _;
+use hearth_ports::SeededEntropy;
+use http::{Method, Request, header::AUTHORIZATION};
+use ruma::OwnedServerName;
+use serde_json::json;
+use tokio::sync::Notify;
+
+use crate::{
+    Access, AuthenticateServer, BoxFuture, Call, Edge, EdgeSettings, Error, Limit, LimitRate, LimitSettings, Reply,
+    Route, ServerRequest,
+    tests::{State, Tokens, check, expect, request, send},
+};
+
+/// The header is the server's name; its key may have to be waited for.
+#[derive(Default)]
+struct Servers {
+    asked: Notify,
+    has_key: Notify,
+}
+
+impl AuthenticateServer for Servers {
+    fn authenticate<'a>(&'a self, request: ServerRequest<'a>) -> BoxFuture<'a, Result<OwnedServerName, Error>> {
+        Box::pin(async move {
+            let name = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+            let name = name.ok_or_else(|| Error::forbidden(format!("{} {}", request.method, request.uri)))?;
+            if name == "slow.example" {
+                self.asked.notify_one();
+                self.has_key.notified().await;
+            }
+            Ok(name.try_into().unwrap())
+        })
+    }
+}
+
+async fn origin(_: Arc<State>, call: Call) -> Result<Reply, Error> {
+    Ok(Reply::json(&json!({ "origin": call.origin(), "bytes": call.body().len() })))
+}
+
+fn router(settings: &EdgeSettings, servers: &Arc<Servers>) -> Router {
+    let path = ["/_matrix/federation/v1/origin"];
+    let routes = [
+        Route::raw(Method::GET, &path, Access::Server, Limit::Federation, origin),
+        Route::raw(Method::PUT, &path, Access::Server, Limit::Federation, origin).body_max(100 << 20),
+        Route::get(&["/_matrix/client/versions"], Access::Public, Limit::None, |_, _| async { Ok(Reply::empty()) }),
+    ];
+    Edge::new(settings, Arc::new(Tokens), Some(servers.clone()), &SeededEntropy::new(1))
+        .routes(&Arc::default(), routes)
+        .router_of(|path| path.starts_with("/_matrix/federation/"))
+}
+
+fn of(server: &str, method: &str, body: &str) -> Request<Body> {
+    let mut request = request(method, "/_matrix/federation/v1/origin?a=%20b", "", body);
+    request.headers_mut().insert(AUTHORIZATION, server.parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn the_handler_knows_who_signed() {
+    let router = router(&EdgeSettings::default(), &Arc::default());
+    for (method, body) in [("GET", ""), ("HEAD", ""), ("PUT", "{\"a\": 1.5}")] {
+        let (status, _, answer) = send(&router, of("a.example", method, body)).await;
+        assert_eq!((status.as_u16(), &answer["origin"]), (200, &json!("a.example")), "{method}");
+    }
+    let (_, _, answer) = send(&router, request("HEAD", "/_matrix/federation/v1/origin?a=%20b", "", "")).await;
+    assert_eq!(answer["error"], "HEAD /_matrix/federation/v1/origin?a=%20b", "what is signed is what came");
+}
+
+#[tokio::test]
+async fn bodies_are_checked_before_signatures_and_may_nest_deeply() {
+    let router = router(&EdgeSettings::default(), &Arc::default());
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    assert_eq!(check(&router, of("a.example", "PUT", &nested(1_000))).await, expect(200, ""));
+    assert_eq!(check(&router, of("a.example", "PUT", &nested(2_000))).await, expect(400, "M_BAD_JSON"));
+    assert_eq!(check(&router, of("a.example", "PUT", "{")).await, expect(400, "M_NOT_JSON"));
+}
+
+#[tokio::test]
+async fn a_router_of_some_paths_has_no_others() {
+    let router = router(&EdgeSettings::default(), &Arc::default());
+    assert_eq!(check(&router, request("GET", "/_matrix/client/versions", "", "")).await, expect(404, "M_UNRECOGNIZED"));
+}
+
+#[tokio::test]
+async fn servers_are_limited_by_name_and_strangers_by_address() {
+    let once = LimitRate { per_second: 0.001, burst: 1 };
+    let twice = LimitRate { per_second: 0.001, burst: 2 };
+    let rates = vec![(Limit::Federation, once), (Limit::FederationAddress, twice)];
+    let limits = LimitSettings { rates, ..LimitSettings::default() };
+    let router = router(&EdgeSettings { limits, ..EdgeSettings::default() }, &Arc::default());
+    assert_eq!(check(&router, of("a.example", "GET", "")).await, expect(200, ""));
+    assert_eq!(check(&router, of("a.example", "GET", "")).await, expect(429, "M_LIMIT_EXCEEDED"));
+    assert_eq!(check(&router, of("b.example", "GET", "")).await, expect(429, "M_LIMIT_EXCEEDED"));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_key_keeps_nobody_out() {
+    let servers = Arc::new(Servers::default());
+    let router = router(&EdgeSettings { requests_max: 1, ..EdgeSettings::default() }, &servers);
+    let (slow, ()) = tokio::join!(check(&router, of("slow.example", "GET", "")), async {
+        servers.asked.notified().await;
+        assert_eq!(check(&router, of("a.example", "GET", "")).await, expect(200, ""));
+        servers.has_key.notify_one();
+    });
+    assert_eq!(slow, expect(200, ""));
+}
+
+#[tokio::test]
+async fn large_bodies_have_a_bound_together() {
+    let servers = Arc::new(Servers::default());
+    let router = router(&EdgeSettings::default(), &servers);
+    let announced = |server: &str, bytes: usize| {
+        let mut request = of(server, "PUT", "{}");
+        request.headers_mut().insert("content-length", bytes.into());
+        request
+    };
+    let mut first = Box::pin(check(&router, announced("slow.example", 100 << 20)));
+    assert!(first.as_mut().now_or_never().is_none());
+    assert_eq!(check(&router, announced("a.example", 100 << 20)).await, expect(503, "M_UNKNOWN"));
+    assert_eq!(check(&router, of("a.example", "PUT", "{}")).await, expect(503, "M_UNKNOWN"), "it may become large");
+    assert_eq!(check(&router, announced("a.example", 2)).await, expect(200, ""));
+    servers.has_key.notify_one();
+    assert_eq!(first.await, expect(200, ""));
+    assert_eq!(check(&router, announced("a.example", 100 << 20)).await, expect(200, ""));
+}
+
+#[test]
+#[should_panic(expected = "nothing tells who they are")]
+fn a_route_for_servers_needs_somebody_who_knows_them() {
+    let route: Route<State> = Route::get(&["/_matrix/federation/v1/origin"], Access::Server, Limit::None, origin);
+    let edge = Edge::new(&EdgeSettings::default(), Arc::new(Tokens), None, &SeededEntropy::new(1));
+    drop(edge.routes(&Arc::default(), [route]));
+}
