@@ -10,6 +10,7 @@ mod server;
 mod state;
 mod sync;
 
+pub use account::finish_departures;
 pub use server::{SupportContact, WellKnown};
 pub use state::{ClientSettings, ClientState};
 

@@ -4,13 +4,16 @@ use bytes::Bytes;
 use hearth_ports::{KeyRange, Page};
 use hearth_store::{
     LogEntry, Table, UserNumber, Write,
-    tables::users::{AccountKind, AccountRow, PasswordHash, account_key, account_of_key, accounts_prefix, profile_key},
+    tables::users::{
+        AccountKind, AccountRow, DepartureRow, PasswordHash, account_key, account_of_key, accounts_prefix,
+        departure_key, profile_key,
+    },
 };
 use quick_cache::sync::Cache;
 use ruma::{OwnedUserId, UserId};
 
 use crate::{
-    Fault, Localpart, PasswordError, Users,
+    Departure, Fault, Localpart, PasswordError, Users,
     fault::{COMMIT_ATTEMPTS, committed},
 };
 
@@ -249,8 +252,8 @@ impl Users {
     }
 
     /// Ends an account for ever: password, profile and sessions go, its name stays taken. Leaving its rooms is up to the
-    /// caller.
-    pub async fn deactivate(&self, user_id: &UserId, erase: bool) -> Result<(), AccountError> {
+    /// caller, who then says so by [`Users::departed`]; until then [`Users::departures`] has it.
+    pub async fn deactivate(&self, user_id: &UserId, erase: bool) -> Result<Departure, AccountError> {
         for _ in 0..COMMIT_ATTEMPTS {
             let loaded = self.load_active(user_id).await?;
             let mut row = loaded.row.clone();
@@ -263,10 +266,12 @@ impl Users {
             let ended = self.end_devices(&mut write, loaded.user, |_| true).await?;
             let at = write.position();
             write.log(at, LogEntry::DeviceList { user: loaded.user });
+            let ended_ts_ms = self.clock.now_ms();
+            write.put(Table::Mi, departure_key(loaded.user), &DepartureRow { ended_ts_ms });
             if committed(self.store.commit(write).await)? {
                 self.forget(loaded.user, &ended);
                 self.accounts.erased.insert(user_id.to_owned(), erase);
-                return Ok(());
+                return Ok(Departure { user_id: user_id.to_owned(), user: loaded.user, ended_ts_ms });
             }
         }
         Err(Fault::contended().into())

@@ -6,6 +6,7 @@
 
 mod account_data;
 mod accounts;
+mod departures;
 mod devices;
 mod ends;
 mod fault;
@@ -34,6 +35,7 @@ mod users;
 
 pub use account_data::{ACCOUNT_DATA_BYTES_MAX, AccountData, AccountDataError};
 pub use accounts::{Account, AccountError, CreateError, NewAccount};
+pub use departures::Departure;
 pub use devices::{Device, DeviceError};
 pub use ends::SessionEnd;
 pub use fault::Fault;

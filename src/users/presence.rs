@@ -281,18 +281,6 @@ impl Users {
         Ok(joined(self.store.user_rooms(other).await?).filter(|room| rooms.contains(room)).collect())
     }
 
-    /// The rooms that a user is in, is invited to, or asked to be let into.
-    pub async fn present_rooms(&self, user_id: &UserId) -> Result<Vec<OwnedRoomId>, Fault> {
-        let Some(user) = self.store.user_number(user_id).await? else { return Ok(Vec::new()) };
-        let mut rooms = Vec::new();
-        for (room, row) in self.store.user_rooms(user).await? {
-            if matches!(row.membership, Membership::Join | Membership::Invite | Membership::Knock) {
-                rooms.extend(self.store.room_id(room).await?);
-            }
-        }
-        Ok(rooms)
-    }
-
     async fn change_presence(
         &self,
         user_id: &UserId,

@@ -28,6 +28,8 @@ mod username;
 mod whoami;
 mod whois;
 
+pub use deactivate::finish_departures;
+
 use hearth_edge::Route;
 
 use crate::ClientState;

@@ -16,7 +16,7 @@ use hearth_sync::SyncSettings;
 use hearth_users::{PasswordSettings, Registration, UserSettings};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use ruma::{OwnedServerName, server_name};
+use ruma::{OwnedServerName, server_name, user_id};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -264,6 +264,63 @@ async fn a_conversation_survives_a_restart() {
     let next = news["next_batch"].as_str().unwrap();
     let news = bob.ask(Method::GET, &format!("sync?since={next}&timeout=0"), Value::Null).await;
     assert_eq!(news["rooms"]["join"].get(&room), None, "nothing is told twice");
+}
+
+#[tokio::test]
+async fn a_departure_that_a_crash_cut_short_is_finished_by_the_next_server() {
+    let world = World::new();
+    let (token, mut since);
+    {
+        let server = world.start(1).await;
+        let router = server.router();
+        let (alice, bob) = (Device::register(&router, "alice").await, Device::register(&router, "bob").await);
+        let carol = Device::register(&router, "carol").await;
+        for number in 0..4 {
+            let wish = json!({ "invite": ["@bob:example.org", "@carol:example.org"] });
+            let made = alice.ask(Method::POST, "createRoom", wish).await;
+            let join = format!("join/{}", made["room_id"].as_str().unwrap());
+            // One of the rooms bob was only invited to.
+            if number > 0 {
+                bob.ask(Method::POST, &join, json!({})).await;
+            }
+            carol.ask(Method::POST, &join, json!({})).await;
+        }
+        let auth = json!({ "type": "m.login.password", "user": "carol", "password": "correct horse" });
+        carol.ask(Method::POST, "account/deactivate", json!({ "auth": auth })).await;
+        assert_eq!(server.users().departures(None, 10).await.unwrap(), [], "whoever asked for it has done it");
+        since = alice.ask(Method::GET, "sync", Value::Null).await["next_batch"].as_str().unwrap().to_owned();
+        token = alice.token;
+        // The process ends right behind the commit.
+        server.users().deactivate(user_id!("@bob:example.org"), false).await.unwrap();
+        assert_eq!(server.users().departures(None, 10).await.unwrap().len(), 1);
+        server.stop();
+    }
+    tokio::time::pause();
+    let mut left = Vec::new();
+    // The last of these has nothing left to do.
+    for (seed, rounds) in [(2, 8), (3, 2)] {
+        let server = world.start(seed).await;
+        let router = server.router();
+        let alice = Device { router: &router, token: token.clone() };
+        for _ in 0..rounds {
+            let news = alice.ask(Method::GET, &format!("sync?since={since}&timeout=10000"), Value::Null).await;
+            since = news["next_batch"].as_str().unwrap().to_owned();
+            for (room, changes) in news["rooms"]["join"].as_object().into_iter().flatten() {
+                for event in changes["timeline"]["events"].as_array().unwrap() {
+                    assert_eq!(
+                        (&event["sender"], &event["content"]["membership"]),
+                        (&json!("@bob:example.org"), &json!("leave"))
+                    );
+                    left.push(room.clone());
+                }
+            }
+        }
+        assert_eq!(server.users().departures(None, 10).await.unwrap(), []);
+    }
+    let count = left.len();
+    left.sort();
+    left.dedup();
+    assert_eq!((left.len(), count), (4, 4), "once each");
 }
 
 #[tokio::test]

@@ -184,6 +184,30 @@ async fn deactivation_takes_everything_but_the_name() {
 }
 
 #[tokio::test]
+async fn whose_rooms_are_to_be_left_is_known_to_the_next_process() {
+    let engine = MemEngine::new();
+    let world = World::over(Arc::clone(&engine)).await;
+    let mut gone = Vec::new();
+    for name in ["alice", "bob", "carol"] {
+        let user_id = world.account(name).await;
+        gone.push(world.users.deactivate(&user_id, false).await.unwrap());
+    }
+    world.account("dave").await;
+    gone.sort_by_key(|departure| departure.user);
+    let later = World::over(engine).await;
+    // Page by page.
+    let first = later.users.departures(None, 2).await.unwrap();
+    assert_eq!(first, gone[..2]);
+    assert_eq!(later.users.departures(Some(first[1].user), 2).await.unwrap(), gone[2..]);
+    later.users.departed(&gone[1]).await.unwrap();
+    later.users.departed(&gone[1]).await.unwrap();
+    assert_eq!(later.users.departures(None, 10).await.unwrap(), [gone[0].clone(), gone[2].clone()]);
+    assert_eq!(later.users.departures(Some(gone[2].user), 10).await.unwrap(), []);
+    // An end that did not come about leaves nothing.
+    assert!(matches!(later.users.deactivate(&gone[0].user_id, false).await, Err(AccountError::NotFound)));
+}
+
+#[tokio::test]
 async fn rights_change_for_sessions_that_are_open() {
     let world = world().await;
     let alice = world.account("alice").await;

@@ -1,10 +1,11 @@
 //! Rows of local users, in the user's partition unless said otherwise. In `Us`: `a user` (account), `s user` (the set of
 //! its sessions), `D user device`, `p user` (profile), `d user room type` and `y user position` (account data),
 //! `f user filter`, `b session` (interactive authentication, partition of its own key). In `Ix`: `t tokenhash`. In `Mi`:
-//! `g token` (registration tokens, partition of their own key).
+//! `g token` (registration tokens, partition of their own key) and `j leave user` (rooms to be left: see [`DepartureRow`]).
 
 mod account;
 mod data;
+mod departure;
 mod interactive;
 mod session;
 
@@ -17,6 +18,7 @@ pub use data::{
     ACCOUNT_DATA_POSITION_OFFSET, AccountDataIndexRow, AccountDataRow, FilterRow, account_data_index_key,
     account_data_index_prefix, account_data_key, account_data_prefix, account_data_room_of_key, filter_key,
 };
+pub use departure::{DepartureRow, departure_key, departure_of_key, departures_prefix};
 pub use interactive::{InteractiveRow, Remembered, interactive_key, interactive_partition, interactive_prefix};
 pub use session::{
     DeviceRow, RefreshStep, TokenHash, TokenKind, TokenPair, TokenRow, device_key, device_of_key, devices_prefix,
