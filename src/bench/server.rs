@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hearth_core::SigningKey;
-use hearth_ports::{Engine, SystemClock, SystemEntropy};
+use hearth_ports::{Engine, NoPeers, SystemClock, SystemEntropy};
 use hearth_rooms::{Creation, MemberAction, MemberChange, Message, Preset, Rooms, RoomsSettings, TransactionId};
 use hearth_store::{Store, StoreSettings};
 use hearth_sync::{Reader, SyncSettings, Syncs};
@@ -31,7 +31,8 @@ impl Server {
         let (clock, entropy, name) = (Arc::new(SystemClock), Arc::new(SystemEntropy), server_name().to_owned());
         let key: Arc<SigningKey> = Arc::new(key());
         let settings = RoomsSettings::default();
-        let rooms = Rooms::new(store.clone(), clock.clone(), entropy.clone(), key, name.clone(), settings);
+        let rooms =
+            Rooms::new(store.clone(), clock.clone(), entropy.clone(), Arc::new(NoPeers), key, name.clone(), settings);
         let users = Users::new(store.clone(), clock.clone(), entropy.clone(), UserSettings::new(name));
         let syncs = Syncs::new(store.clone(), users, clock, entropy, SyncSettings::default());
         Self { store, rooms, syncs }

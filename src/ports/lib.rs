@@ -23,8 +23,8 @@ pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
 pub use http::{HttpAnswer, HttpClient, HttpError, HttpRequest, HttpTarget};
 pub use log::{log_key, log_rows, read_log_row};
 pub use peers::{
-    AliasTarget, EventBytes, Handshake, JoinAnswer, MissingEvents, PeerError, Peers, StateEvents, StateIds, Template,
-    WantedKeys,
+    AliasTarget, EventBytes, Handshake, JoinAnswer, MissingEvents, NoPeers, PeerError, Peers, StateEvents, StateIds,
+    Template, WantedKeys,
 };
 pub use resolver::{ResolveFailed, Resolver, SrvTarget};
 

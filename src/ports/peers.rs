@@ -251,3 +251,151 @@ pub trait Peers: Send + Sync {
         token: &'a str,
     ) -> BoxFuture<'a, Result<OwnedUserId, PeerError>>;
 }
+
+/// Nobody: every answer is [`PeerError::Denied`], no key is known. For tests, and for servers that do not federate.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoPeers;
+
+fn denied<'a, T: Send + 'a>() -> BoxFuture<'a, Result<T, PeerError>> {
+    Box::pin(std::future::ready(Err(PeerError::Denied)))
+}
+
+impl Peers for NoPeers {
+    fn server_keys(&self, _wanted: BTreeMap<OwnedServerName, WantedKeys>) -> BoxFuture<'_, PublicKeys> {
+        Box::pin(std::future::ready(PublicKeys::default()))
+    }
+
+    fn make_member<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _handshake: Handshake,
+        _room: &'a RoomId,
+        _user: &'a UserId,
+        _versions: &'a [RoomVersion],
+    ) -> BoxFuture<'a, Result<Template, PeerError>> {
+        denied()
+    }
+
+    fn send_join<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _event: &'a Event,
+        _omit_members: bool,
+    ) -> BoxFuture<'a, Result<JoinAnswer, PeerError>> {
+        denied()
+    }
+
+    fn send_leave<'a>(&'a self, _server: &'a ServerName, _event: &'a Event) -> BoxFuture<'a, Result<(), PeerError>> {
+        denied()
+    }
+
+    fn send_knock<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _event: &'a Event,
+    ) -> BoxFuture<'a, Result<Vec<EventBytes>, PeerError>> {
+        denied()
+    }
+
+    fn invite<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _event: &'a Event,
+        _invite_room_state: Vec<EventBytes>,
+    ) -> BoxFuture<'a, Result<EventBytes, PeerError>> {
+        denied()
+    }
+
+    fn missing_events<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _room: &'a RoomId,
+        _wanted: MissingEvents,
+    ) -> BoxFuture<'a, Result<Vec<EventBytes>, PeerError>> {
+        denied()
+    }
+
+    fn backfill<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _room: &'a RoomId,
+        _from: &'a [OwnedEventId],
+        _limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<EventBytes>, PeerError>> {
+        denied()
+    }
+
+    fn event<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _event: &'a EventId,
+    ) -> BoxFuture<'a, Result<EventBytes, PeerError>> {
+        denied()
+    }
+
+    fn state_ids<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _room: &'a RoomId,
+        _at: &'a EventId,
+    ) -> BoxFuture<'a, Result<StateIds, PeerError>> {
+        denied()
+    }
+
+    fn state<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _room: &'a RoomId,
+        _at: &'a EventId,
+    ) -> BoxFuture<'a, Result<StateEvents, PeerError>> {
+        denied()
+    }
+
+    fn event_auth<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _room: &'a RoomId,
+        _event: &'a EventId,
+    ) -> BoxFuture<'a, Result<Vec<EventBytes>, PeerError>> {
+        denied()
+    }
+
+    fn event_near<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _room: &'a RoomId,
+        _at_ms: u64,
+        _backwards: bool,
+    ) -> BoxFuture<'a, Result<(OwnedEventId, u64), PeerError>> {
+        denied()
+    }
+
+    fn alias<'a>(&'a self, _alias: &'a RoomAliasId) -> BoxFuture<'a, Result<AliasTarget, PeerError>> {
+        denied()
+    }
+
+    fn profile<'a>(&'a self, _user: &'a UserId, _field: Option<&'a str>) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        denied()
+    }
+
+    fn public_rooms<'a>(&'a self, _server: &'a ServerName, _query: Bytes) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        denied()
+    }
+
+    fn hierarchy<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _room: &'a RoomId,
+        _suggested_only: bool,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        denied()
+    }
+
+    fn openid_user<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _token: &'a str,
+    ) -> BoxFuture<'a, Result<OwnedUserId, PeerError>> {
+        denied()
+    }
+}

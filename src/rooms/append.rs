@@ -13,7 +13,7 @@ use hearth_store::{
         StateKeyRow, TIMELINE_POSITION_OFFSET, TimelineRow,
     },
 };
-use ruma::{EventId, OwnedEventId, events::room::member::MembershipState};
+use ruma::{EventId, OwnedEventId, OwnedServerName, UserId, events::room::member::MembershipState};
 
 use crate::cache::{Entry, InForce, RoomCache};
 
@@ -32,6 +32,17 @@ pub(crate) struct Accepted {
     pub(crate) member: Option<Member>,
     /// For a redaction: the event that it takes effect on.
     pub(crate) redacts: Option<EventNumber>,
+    /// The server that we had it from; `None`: it was made here.
+    pub(crate) origin: Option<OwnedServerName>,
+    /// It was accepted through us: we send it on to the room's other servers, although its sender is not ours.
+    pub(crate) relay: bool,
+}
+
+impl Accepted {
+    /// An event made here, with nothing besides.
+    pub(crate) fn own(event: Event, auths: Vec<EventNumber>) -> Self {
+        Self { event, auths, sent_by: None, member: None, redacts: None, origin: None, relay: false }
+    }
 }
 
 /// The user of a member event.
@@ -48,6 +59,8 @@ pub(crate) struct Group<'a> {
     states: StateBuilder<'a>,
     /// Membership rows of this batch: the engine's copy is behind. With the position that joined them, if it is ours.
     members: HashMap<UserNumber, (MembershipRow, Option<PositionIndex>)>,
+    /// How many users of a server are joined, where this batch changes it.
+    servers: HashMap<OwnedServerName, u32>,
     /// Events that this batch redacts: the engine still has their old form.
     redacted: Vec<EventNumber>,
     last: Option<(PositionIndex, OwnedEventId)>,
@@ -61,6 +74,7 @@ impl<'a> Group<'a> {
             write: Write::new(cache.number.partition()),
             states: StateBuilder::new(store, cache.number),
             members: HashMap::new(),
+            servers: HashMap::new(),
             redacted: Vec::new(),
             last: None,
             now_ms,
@@ -119,6 +133,9 @@ impl<'a> Group<'a> {
         let (last, _) = self.last.expect("only a batch with an event is finished");
         self.write.put_at(Table::Rm, key, &cache.head, &[last]);
         self.states.finish(&mut self.write);
+        for (server, joined) in self.servers {
+            tables::put_room_server(&mut self.write, cache.number, &server, joined);
+        }
         (self.write, Finished { head: encode(&cache.head), last })
     }
 
@@ -223,10 +240,38 @@ impl<'a> Group<'a> {
         if let Some(membership) = membership {
             let was = before.in_force.as_ref().and(before.row).and_then(|row| row.membership);
             count_member(&mut cache.head, was, membership);
+            self.count_server(cache, state_key, was, membership).await?;
         }
         let in_force = Some(InForce { number, event: accepted.event.clone() });
         cache.set(kind, state_key, Entry { row: Some(row), in_force });
         Ok(StateChange { replaces: before.in_force.map(|in_force| in_force.number) })
+    }
+}
+
+impl Group<'_> {
+    /// Keeps the number of users of a server who are joined.
+    async fn count_server(
+        &mut self,
+        cache: &RoomCache,
+        user: &str,
+        was: Option<Membership>,
+        is: Membership,
+    ) -> Result<(), LoadError> {
+        let (was, is) = (was == Some(Membership::Join), is == Membership::Join);
+        if was == is {
+            return Ok(());
+        }
+        // The rules let only user ids be members.
+        let Ok(user) = <&UserId>::try_from(user) else { return Ok(()) };
+        let server = user.server_name();
+        let before = match self.servers.get(server) {
+            Some(joined) => *joined,
+            None if cache.head_bytes.is_none() => 0,
+            None => self.store.joined_from(cache.number, server).await?,
+        };
+        let joined = if is { before + 1 } else { before.saturating_sub(1) };
+        self.servers.insert(server.to_owned(), joined);
+        Ok(())
     }
 }
 
@@ -282,6 +327,8 @@ fn header(
         redacted_by: None,
         redacts: accepted.redacts,
         sent_by: accepted.sent_by.clone(),
+        origin: accepted.origin.as_ref().map(|server| server.as_str().to_owned()),
+        relay: accepted.relay,
     }
 }
 

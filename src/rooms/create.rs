@@ -288,7 +288,7 @@ impl Writer {
             .into_event();
         let number = self.store.assign_room_number(event.room_id()).await?;
         let cache = RoomCache::new(number, event.room_id().to_owned(), new.version, empty_head(new));
-        Ok((cache, Accepted { event, auths: Vec::new(), sent_by: None, member: None, redacts: None }))
+        Ok((cache, Accepted::own(event, Vec::new())))
     }
 
     /// A time of its own for each create event: from version 12 on, two that are alike would be one room.

@@ -134,6 +134,28 @@ impl Writer {
         sent_by: Option<SenderTransaction>,
     ) -> Result<Accepted, SendError> {
         let Proposal { draft, member, redacts } = proposal;
+        let (references, auths) = self.references(cache, &draft).await?;
+        let opaque_id = cache.version.has_chosen_event_ids().then(|| self.entropy.alphanumeric(OPAQUE_ID_CHARACTERS));
+        let event = build(
+            &draft,
+            &references,
+            Some(&cache.id),
+            cache.version,
+            &self.signing_key,
+            &self.server_name,
+            opaque_id.as_deref(),
+        )?;
+        let event = authorise(cache, &event)?;
+        Ok(Accepted { sent_by, member, redacts, ..Accepted::own(event, auths) })
+    }
+
+    /// The place of a draft at the room's head, and the numbers of its auth events. Afterwards the cache knows all that
+    /// the rules ask for.
+    pub(crate) async fn references(
+        &self,
+        cache: &mut RoomCache,
+        draft: &Draft,
+    ) -> Result<(References, Vec<EventNumber>), SendError> {
         let (kind, sender, state_key) = (&draft.kind, &draft.sender, draft.state_key.as_deref());
         // Content that is no object has no auth events to speak of; `build` says what is wrong with it.
         let types = auth_types(cache.version, kind, sender, state_key, &draft.content);
@@ -157,19 +179,7 @@ impl Writer {
         }
         cache.entry(&self.store, "m.room.create", "").await?;
         self.cite_extremities(cache, &mut references).await?;
-
-        let opaque_id = cache.version.has_chosen_event_ids().then(|| self.entropy.alphanumeric(OPAQUE_ID_CHARACTERS));
-        let event = build(
-            &draft,
-            &references,
-            Some(&cache.id),
-            cache.version,
-            &self.signing_key,
-            &self.server_name,
-            opaque_id.as_deref(),
-        )?;
-        let event = authorise(cache, &event)?;
-        Ok(Accepted { event, auths, sent_by, member, redacts })
+        Ok((references, auths))
     }
 
     async fn cite_extremities(&self, cache: &RoomCache, references: &mut References) -> Result<(), SendError> {
@@ -196,7 +206,7 @@ impl Writer {
 const OPAQUE_ID_CHARACTERS: usize = 18;
 
 /// Asks the rules, by the state that was looked up.
-fn authorise(cache: &RoomCache, event: &Event) -> Result<Event, Reason> {
+pub(crate) fn authorise(cache: &RoomCache, event: &Event) -> Result<Event, Reason> {
     let authorised = admit(event, |kind, state_key| cache.known_event(kind, state_key))?;
     Ok(authorised.into_event())
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hearth_core::{BuildError, EVENT_BYTES_MAX, RoomVersion, SigningKey};
-use hearth_ports::{Clock, Entropy};
+use hearth_ports::{Clock, Entropy, Peers};
 use hearth_store::{
     RoomNumber, Store,
     tables::{SenderTransaction, transaction_key},
@@ -143,11 +143,12 @@ impl Rooms {
         store: Arc<Store>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
+        peers: Arc<dyn Peers>,
         signing_key: Arc<SigningKey>,
         server_name: OwnedServerName,
         settings: RoomsSettings,
     ) -> Arc<Self> {
-        let writer = Arc::new(Writer::new(store, clock, entropy, signing_key, server_name));
+        let writer = Arc::new(Writer::new(store, clock, entropy, peers, signing_key, server_name));
         Arc::new(Self { writer, settings, summaries: Summaries::new() })
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hearth_core::{RoomVersion, SigningKey};
-use hearth_ports::{Engine, ManualClock, SeededEntropy, mem::MemEngine};
+use hearth_ports::{Engine, ManualClock, NoPeers, SeededEntropy, mem::MemEngine};
 use hearth_store::{RoomNumber, Store, StoreSettings, tables::Head};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
 use serde_json::{Map, Value, json, value::to_raw_value};
@@ -41,7 +41,8 @@ impl World {
         let key = Arc::new(SigningKey::from_seed(&[7; 32], "test"));
         let entropy = Arc::new(SeededEntropy::new(seed));
         let server = "hearth.test".try_into().unwrap();
-        let rooms = Rooms::new(store.clone(), clock.clone(), entropy, key, server, RoomsSettings::default());
+        let rooms =
+            Rooms::new(store.clone(), clock.clone(), entropy, Arc::new(NoPeers), key, server, RoomsSettings::default());
         Self { engine, store, clock, rooms }
     }
 

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures_channel::oneshot;
 use hearth_core::SigningKey;
-use hearth_ports::{Clock, Entropy, Table};
+use hearth_ports::{Clock, Entropy, Peers, Table};
 use hearth_store::{CommitError, LoadError, RoomNumber, Store, tables::TransactionRow};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -52,6 +52,7 @@ pub(crate) struct Writer {
     pub(crate) store: Arc<Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) peers: Arc<dyn Peers>,
     pub(crate) signing_key: Arc<SigningKey>,
     pub(crate) server_name: OwnedServerName,
     /// The time of the newest create event, in milliseconds since the Unix epoch.
@@ -94,11 +95,12 @@ impl Writer {
         store: Arc<Store>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
+        peers: Arc<dyn Peers>,
         signing_key: Arc<SigningKey>,
         server_name: OwnedServerName,
     ) -> Self {
         let active = Cache::new(ACTIVE_ROOMS_MAX);
-        Self { store, clock, entropy, signing_key, server_name, last_creation_ms: AtomicU64::new(0), active }
+        Self { store, clock, entropy, peers, signing_key, server_name, last_creation_ms: AtomicU64::new(0), active }
     }
 
     /// Hands a request to the room's queue and waits for its answer. A caller that goes away leaves it in the queue.

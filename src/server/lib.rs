@@ -2,7 +2,6 @@
 //!
 //! This crate decides nothing and knows no adapter. [`Server::start`] is the order in which the parts begin.
 
-mod departures;
 mod health;
 mod lifecycle;
 mod registration_tokens;
@@ -14,7 +13,7 @@ use axum::Router;
 use hearth_client::{ClientSettings, ClientState};
 use hearth_core::SigningKey;
 use hearth_edge::{Authenticate, Edge, EdgeSettings};
-use hearth_ports::{Clock, Engine, Entropy};
+use hearth_ports::{Clock, Engine, Entropy, NoPeers};
 use hearth_rooms::{Rooms, RoomsSettings};
 use hearth_store::{OpenError, Store, StoreSettings};
 use hearth_sync::{SyncSettings, Syncs, read::Reads};
@@ -85,11 +84,11 @@ impl Server {
             Arc::clone(&store),
             Arc::clone(&clock),
             Arc::clone(&entropy),
+            Arc::new(NoPeers),
             Arc::new(signing_key),
             settings.server_name,
             settings.rooms,
         );
-        departures::start(&users, &rooms);
         let reads = Reads::new(Arc::clone(&store), Arc::clone(&users), Arc::clone(&clock));
         let syncs = Syncs::new(store, Arc::clone(&users), clock, Arc::clone(&entropy), settings.syncs);
 

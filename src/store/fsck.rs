@@ -100,6 +100,7 @@ pub async fn fsck(store: &Store, mut progress: impl FnMut(Progress)) -> Result<R
     identifiers::check_events(store, &mut report, &mut counted).await?;
     identifiers::check_names(store, &mut report, &mut counted).await?;
     identifiers::check_memberships(store, &mut report, &mut counted).await?;
+    identifiers::check_servers(store, &mut report, &mut counted).await?;
     Ok(report)
 }
 

@@ -21,6 +21,7 @@ mod order;
 mod outside;
 mod positions;
 mod readers;
+mod servers;
 mod state;
 mod store;
 pub mod tables;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The layout of rows that this server writes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Rows read at once by scans that go on to the end of their range.
 const SCAN_ROWS: usize = 1_000;
@@ -54,6 +54,14 @@ pub enum OpenError {
     /// Its rows are of a later layout than this server knows.
     #[error("the database has layout {found}, this server knows up to {known}: start a newer server")]
     Newer {
+        /// What the database says.
+        found: u32,
+        /// [`SCHEMA_VERSION`].
+        known: u32,
+    },
+    /// Its rows are of a layout from before the first release, which this server no longer reads.
+    #[error("the database has layout {found}, this server reads {known} only: it was made by an unreleased server")]
+    Older {
         /// What the database says.
         found: u32,
         /// [`SCHEMA_VERSION`].
@@ -237,6 +245,9 @@ async fn check_schema(engine: &dyn Engine) -> Result<(), OpenError> {
         let SchemaRow { version: found } = decode(&found).map_err(LoadError::from)?;
         if found > SCHEMA_VERSION {
             return Err(OpenError::Newer { found, known: SCHEMA_VERSION });
+        }
+        if found < SCHEMA_VERSION {
+            return Err(OpenError::Older { found, known: SCHEMA_VERSION });
         }
         return Ok(());
     }

@@ -159,6 +159,8 @@ impl TestRoom {
             redacted_by: None,
             redacts: None,
             sent_by: None,
+            origin: None,
+            relay: false,
         };
         put_event(&mut write, room, number, &header, json.as_bytes(), Some(at));
         let row = TimelineRow { event: Some(number), state: head.state };
@@ -209,6 +211,13 @@ impl TestRoom {
             *count = *count + is(Some(row), membership) - is(before, membership);
         }
         write.put(Table::Rm, tables::current_state_key(room, kind, state_key), &row);
+        if let Ok(user) = <&ruma::UserId>::try_from(state_key)
+            && kind == "m.room.member"
+        {
+            let joined = wait(self.store.joined_from(room, user.server_name())).expect("memory reads");
+            let joined = joined + is(Some(row), tables::Membership::Join) - is(before, tables::Membership::Join);
+            tables::put_room_server(write, room, user.server_name(), joined);
+        }
         if let Some(((user, membership), at)) = member {
             let row = tables::MembershipRow {
                 position: 0,

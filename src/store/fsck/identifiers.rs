@@ -12,10 +12,11 @@ use crate::{
     codec::{read_u32, read_u64},
     key,
     tables::{
-        CurrentStateRow, Head, MembershipRow, RoomIdRow, UserIdRow, current_state_key, event_key, head_key,
-        room_name_key, user_name_key,
+        CurrentStateRow, Head, MembershipRow, RoomIdRow, ServerRoomRow, UserIdRow, current_state_key, event_key,
+        head_key, room_name_key, room_server_key, server_room_key, user_name_key,
     },
 };
+use ruma::OwnedServerName;
 
 type Counted<'a> = &'a mut dyn FnMut(&mut Report, usize);
 
@@ -146,4 +147,42 @@ async fn check_membership(
             == (Some(membership.event), Some(membership.membership), Some(user))
     });
     Ok((!same).then(|| format!("the membership of {user_id} is not that of the room's state")))
+}
+
+/// Every room of a server has the server among its own.
+pub(super) async fn check_servers(store: &Store, report: &mut Report, counted: Counted<'_>) -> Result<(), Unavailable> {
+    let mut pages = Pages::new(Table::Rm, KeyRange::prefix(key(b'S').build()));
+    while let Some(page) = pages.next(store).await? {
+        for row in &page {
+            // A room that changes while it is looked at is looked at once more.
+            if check_server(store, &row.key, Some(&row.value)).await?.is_none() {
+                continue;
+            }
+            let value = store.engine().get(Table::Rm, &row.key).await?;
+            if let Some(problem) = check_server(store, &row.key, value.as_deref()).await? {
+                report.add(problem);
+            }
+        }
+        counted(report, page.len());
+    }
+    Ok(())
+}
+
+async fn check_server(store: &Store, key: &Key, value: Option<&[u8]>) -> Result<Option<String>, Unavailable> {
+    let Some(value) = value else { return Ok(None) };
+    let Ok(room) = read_u64("", key.get(9..).unwrap_or_default()).map(RoomNumber) else {
+        return Ok(Some("the key of a server's room does not read".to_owned()));
+    };
+    let server = match read::<ServerRoomRow>(value) {
+        Ok(row) => OwnedServerName::try_from(row.server).ok(),
+        Err(problem) => return Ok(Some(problem)),
+    };
+    let Some(server) = server.filter(|server| server_room_key(server, room) == *key) else {
+        return Ok(Some(format!("room number {:016x}: a server's row does not have its name", room.0)));
+    };
+    let of_room = store.engine().get(Table::Rm, &room_server_key(room, &server)).await?;
+    let head = loaded(store.get::<Head>(Table::Rm, &head_key(room)).await)?.ok().flatten();
+    let is_whole = head.is_some_and(|head| !head.purged && !head.loading);
+    Ok((of_room.is_none() && is_whole)
+        .then(|| format!("room number {:016x}: {server} is not in it, but told so", room.0)))
 }

@@ -9,8 +9,11 @@ use super::{Pages, key_u32, loaded, read, room::RoomCheck};
 use crate::{
     EventNumber, StateKeyNumber, StateVersion, key,
     state::pair_hash,
-    tables::{CurrentStateRow, Head, Membership, MembershipRow, StateKeyRow, member_rooms_key, state_key_key},
+    tables::{
+        CurrentStateRow, Head, Membership, MembershipRow, StateKeyRow, member_rooms_key, server_room_key, state_key_key,
+    },
 };
+use ruma::{OwnedServerName, UserId};
 
 /// An entry of the current state, with its type and state key.
 struct Current {
@@ -98,6 +101,37 @@ impl RoomCheck<'_> {
         if (head.joined as usize, head.invited as usize) != (joined, invited) {
             let told = format!("{} joined and {} invited", head.joined, head.invited);
             self.problem(format!("the head has {told}, the current state {joined} and {invited}"));
+        }
+        self.check_servers(&current).await
+    }
+
+    /// The servers in the room are those of its joined users, and each is told of the room.
+    async fn check_servers(&mut self, current: &[Current]) -> Result<(), Unavailable> {
+        let joined = current.iter().filter(|entry| entry.row.event.is_some());
+        let joined = joined.filter(|entry| entry.row.membership == Some(Membership::Join));
+        let users = joined.filter_map(|entry| <&UserId>::try_from(entry.state_key.as_str()).ok());
+        let mut expected: HashMap<OwnedServerName, u32> = HashMap::new();
+        users.for_each(|user| *expected.entry(user.server_name().to_owned()).or_default() += 1);
+        let found = match loaded(self.store.servers_in_room(self.room).await)? {
+            Ok(found) => found,
+            Err(problem) => {
+                self.problem(problem);
+                return Ok(());
+            }
+        };
+        for (server, joined) in &found {
+            if expected.remove(server) != Some(*joined) {
+                self.problem(format!(
+                    "{joined} users of {server} are said to be joined, in the current state are others"
+                ));
+            }
+            let row = self.store.engine().get(Table::Rm, &server_room_key(server, self.room)).await?;
+            if row.is_none() {
+                self.problem(format!("the room is not among those of {server}"));
+            }
+        }
+        for server in expected.keys() {
+            self.problem(format!("users of {server} are joined, but it is not among the room's servers"));
         }
         Ok(())
     }

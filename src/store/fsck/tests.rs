@@ -235,3 +235,16 @@ fn damaged_memberships_are_found() {
         "has no number",
     );
 }
+
+#[test]
+fn damaged_servers_are_found() {
+    let server = <&ruma::ServerName>::try_from("b.c").expect("a server name");
+    let (of_room, of_server) = (crate::tables::room_server_key, crate::tables::server_room_key);
+    check(|w, write| write.delete(Table::Rm, of_room(w.room.number, server)), "users of b.c are joined, but it is not");
+    check(|w, write| write.delete(Table::Rm, of_room(w.room.number, server)), "b.c is not in it, but told so");
+    check(|w, write| write.delete(Table::Rm, of_server(server, w.room.number)), "is not among those of b.c");
+    check(
+        |w, write| crate::tables::put_room_server(write, w.room.number, server, 2),
+        "2 users of b.c are said to be joined",
+    );
+}

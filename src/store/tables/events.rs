@@ -73,9 +73,13 @@ pub struct EventHeader {
     pub redacts: Option<EventNumber>,
     /// Who sent it, if it was a device of this server.
     pub sent_by: Option<SenderTransaction>,
+    /// The server that we had it from; `None`: it was made here.
+    pub origin: Option<String>,
+    /// It was accepted through us, from a server that is not its room's: we send it on to the others.
+    pub relay: bool,
 }
 
-row!(EventHeader, "event header", version 1, positions position);
+row!(EventHeader, "event header", version 2, positions position);
 
 impl EventHeader {
     /// Its place in the timeline.

@@ -8,6 +8,7 @@ mod membership;
 mod misc;
 mod remote;
 mod room;
+mod servers;
 mod state;
 mod transactions;
 pub mod users;
@@ -32,6 +33,10 @@ pub use room::{
     Create, CurrentStateRow, Extremity, Head, ReceiptPlaceRow, ReceiptRow, StateKeyRow, current_state_key,
     current_state_prefix, head_key, put_receipt, receipt_key, receipt_place_key, receipt_place_prefix, receipt_prefix,
     state_key_key,
+};
+pub use servers::{
+    ServerRoomRow, ServerRow, put_room_server, room_server_key, room_servers_prefix, server_room_key,
+    server_rooms_prefix,
 };
 pub(crate) use state::auth_runs;
 pub use state::{

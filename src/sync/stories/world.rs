@@ -232,6 +232,8 @@ impl<'a> Draft<'a> {
             redacted_by: None,
             redacts: None,
             sent_by: extra.sent_by.clone(),
+            origin: None,
+            relay: false,
         };
         tables::put_event(&mut self.write, room, number, &header, event.to_string().as_bytes(), Some(at));
         let row = TimelineRow { event: Some(number), state: self.head.state };
