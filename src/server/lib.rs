@@ -2,6 +2,7 @@
 //!
 //! This crate decides nothing and knows no adapter. [`Server::start`] is the order in which the parts begin.
 
+mod departures;
 mod health;
 mod lifecycle;
 mod registration_tokens;
@@ -89,6 +90,7 @@ impl Server {
             settings.server_name,
             settings.rooms,
         );
+        departures::start(&users, &rooms);
         let reads = Reads::new(Arc::clone(&store), Arc::clone(&users), Arc::clone(&clock));
         let syncs = Syncs::new(store, Arc::clone(&users), clock, Arc::clone(&entropy), settings.syncs);
 
