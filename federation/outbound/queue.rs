@@ -283,21 +283,26 @@ impl Queue {
         Step::Compose(Compose { rows: std::mem::take(&mut self.has_rows), events, catch_up: self.catch_up.clone() })
     }
 
-    /// A transaction was made, or there was nothing to make one of. `make` is given at most `edus_max` EDUs more.
+    /// A transaction was made, or there was nothing to make one of; then the answer is the rows that were nothing. `make` is
+    /// given at most `edus_max` EDUs more.
     pub(super) fn composed(
         &mut self,
         taken: Taken,
         edus_max: usize,
         make: impl FnOnce(Vec<String>) -> Option<Transaction>,
-    ) {
+    ) -> Vec<Key> {
         // There may be more of them.
         self.has_rows |= !taken.rows.is_empty();
         let events = self.events.drain(..taken.events.min(self.events.len())).collect();
         match make(self.ephemeral.take(edus_max)) {
             Some(transaction) => {
                 self.in_flight = Some(InFlight { transaction: Arc::new(transaction), taken, events });
+                Vec::new()
             }
-            None => self.advance(taken.progress),
+            None => {
+                self.advance(taken.progress);
+                taken.rows
+            }
         }
     }
 

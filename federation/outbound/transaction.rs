@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use hearth_store::{id16, tables::QueuedRow};
+use hearth_store::id16;
 use ruma::ServerName;
 use serde::Deserialize;
 
@@ -32,13 +32,6 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// With a row's content as well.
-    pub(super) fn add_edu(&mut self, row: QueuedRow) {
-        if let QueuedRow::Edu { json } = row {
-            self.edus.push(json);
-        }
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.pdus.is_empty() && self.edus.is_empty()
     }

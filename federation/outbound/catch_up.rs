@@ -1,0 +1,126 @@
+//! What a server missed while it was away: of each room that it is in, the newest events of ours. What lies between it
+//! fetches itself, if it wants to.
+
+use std::{ops::Bound, sync::Arc};
+
+use bytes::Bytes;
+use hearth_ports::{Key, KeyRange, Table};
+use hearth_store::{
+    LoadError, Order, Position, RoomNumber, StoredEvent, decode,
+    tables::{Head, ServerRoomRow, head_key, server_room_key, server_rooms_prefix},
+};
+use ruma::ServerName;
+
+use super::{
+    Outbound,
+    queue::{CatchUp, Progress},
+};
+
+/// Rooms looked at in one step.
+const ROOMS_AT_ONCE: usize = 256;
+
+/// Events of a timeline that are read at once in search of one of ours.
+const EVENTS_AT_ONCE: usize = 100;
+
+/// Events of a timeline that are looked at. Where others wrote so many since, they lead the server to ours.
+const EVENTS_MAX: usize = 1_000;
+
+impl Outbound {
+    /// The next events that a server missed, at most so many, and where to go on once it has them.
+    pub(super) async fn missed(
+        &self,
+        server: &ServerName,
+        catch_up: &CatchUp,
+        pdus_max: usize,
+    ) -> Result<(Vec<Bytes>, Progress), LoadError> {
+        let rooms = self.shared_rooms(server, catch_up.next_room).await?;
+        if rooms.is_empty() && catch_up.next_room.is_none() {
+            return Ok((Vec::new(), Progress::Alone));
+        }
+        let keys: Vec<Key> = rooms.iter().map(|room| head_key(*room)).collect();
+        let heads = self.parts.store.multi_get::<Head>(Table::Rm, &keys).await?;
+        let mut missed = Vec::new();
+        for (room, head) in rooms.iter().zip(heads) {
+            let from = catch_up.from.at(room.partition());
+            let Some(head) = head.filter(|head| head.position > from.0 && !head.loading && !head.purged) else {
+                continue;
+            };
+            let newest = self.newest(server, *room, &head, from).await?;
+            if !missed.is_empty() && missed.len() + newest.len() > pdus_max {
+                return Ok((missed, Progress::Before(*room)));
+            }
+            missed.extend(newest.iter().take(pdus_max).map(|stored| stored.event.json().clone()));
+        }
+        let last = rooms.last().filter(|_| rooms.len() == ROOMS_AT_ONCE);
+        let progress = last.and_then(|last| last.0.checked_add(1)).map_or(Progress::Through, |next| {
+            // No room need have this number: it is where the next page begins.
+            Progress::Before(RoomNumber(next))
+        });
+        Ok((missed, progress))
+    }
+
+    /// Rooms that a server is in, by number, from this one on.
+    async fn shared_rooms(&self, server: &ServerName, from: Option<RoomNumber>) -> Result<Vec<RoomNumber>, LoadError> {
+        let mut range = KeyRange::prefix(server_rooms_prefix(server));
+        let prefix_bytes = range.from.len();
+        if let Some(from) = from {
+            range.from = server_room_key(server, from);
+        }
+        let rows = self.parts.store.scan_all(Table::Rm, range, ROOMS_AT_ONCE, false).await?;
+        let mut rooms = Vec::with_capacity(rows.len());
+        for row in rows {
+            let ServerRoomRow { server: name } = decode(&row.value)?;
+            let room = row.key.get(prefix_bytes..).and_then(|room| <[u8; 8]>::try_from(room).ok());
+            // The key has a hash: another name may share it.
+            rooms.extend(room.filter(|_| name == server.as_str()).map(|room| RoomNumber(u64::from_be_bytes(room))));
+        }
+        Ok(rooms)
+    }
+
+    /// The newest events of ours in a room after a position that go to this server: those that nothing cites yet, else the
+    /// last one.
+    async fn newest(
+        &self,
+        server: &ServerName,
+        room: RoomNumber,
+        head: &Head,
+        from: Position,
+    ) -> Result<Vec<Arc<StoredEvent>>, LoadError> {
+        let numbers: Vec<_> = head.extremities.iter().map(|extremity| extremity.event).collect();
+        let mut newest = Vec::new();
+        for stored in self.parts.store.events(room, &numbers).await?.into_iter().flatten() {
+            let is_missed = stored.header.position > from.0 && self.targets.is_ours(&stored);
+            if is_missed && self.targets.goes_to(room, &stored, server).await? {
+                newest.push(stored);
+            }
+        }
+        if newest.is_empty() {
+            newest.extend(self.last_of_ours(server, room, from).await?);
+        }
+        newest.sort_by_key(|stored| stored.number);
+        Ok(newest)
+    }
+
+    async fn last_of_ours(
+        &self,
+        server: &ServerName,
+        room: RoomNumber,
+        from: Position,
+    ) -> Result<Option<Arc<StoredEvent>>, LoadError> {
+        let store = &self.parts.store;
+        let (after, mut end) = (Bound::Excluded(Order::live(from)), Bound::Unbounded);
+        for _ in 0..EVENTS_MAX / EVENTS_AT_ONCE {
+            let rows = store.timeline(room, (after, end), EVENTS_AT_ONCE, true).await?;
+            let numbers: Vec<_> = rows.iter().filter_map(|(_, row)| row.event).collect();
+            let events = store.events(room, &numbers).await?;
+            if let Some(stored) = events.into_iter().flatten().find(|stored| self.targets.is_ours(stored)) {
+                return Ok(self.targets.goes_to(room, &stored, server).await?.then_some(stored));
+            }
+            match rows.last() {
+                Some((order, _)) if rows.len() == EVENTS_AT_ONCE => end = Bound::Excluded(*order),
+                _ => break,
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,171 @@
+//! The steps of a destination: making transactions, sending them, and storing what must be known after a crash.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hearth_ports::PeerError;
+use hearth_store::{CommitError, EventNumber, LoadError, RoomNumber, tables::QueuedRow};
+use tokio::time::timeout;
+
+use super::{
+    Destination, Outbound,
+    queue::{Compose, Step, Taken},
+    rows,
+    transaction::{EDUS_MAX, PDUS_MAX, Parts, Transaction, refused_events},
+};
+
+/// How long an answer is waited for at most. The way out has its own time-outs, which should be shorter; a server that
+/// checks 50 events may well need a minute.
+const SEND_TIMEOUT: Duration = Duration::from_secs(120);
+
+impl Outbound {
+    /// Does what is to be done next about a destination. Whether there may be more.
+    pub(super) async fn step(&self, destination: &Destination) -> bool {
+        let read = self.read.lock().clone();
+        let now_ms = self.parts.clock.now_ms();
+        let step = destination.queue.lock().step(now_ms, &read);
+        let done = match step {
+            Step::Rest => return false,
+            Step::FallBehind => self.fall_behind(destination).await.map_err(|error| error.to_string()),
+            Step::Send(transaction) => return self.send(destination, &transaction).await,
+            Step::Compose(compose) => self.compose(destination, compose).await.map_err(|error| error.to_string()),
+            Step::Recover => {
+                tracing::debug!(server = %destination.name, "the server has everything again");
+                let deleted = rows::put_destination(&self.parts.store, &destination.name, None, Vec::new()).await;
+                // The row that stays costs a repetition after the next start.
+                deleted.or_else(|error| Ok(tracing::warn!(%error, "the row of a destination was not deleted")))
+            }
+        };
+        if let Err(error) = &done {
+            tracing::warn!(server = %destination.name, %error, "a server is not sent to for now: the store is in trouble");
+            destination.queue.lock().stumbled(self.parts.clock.now_ms());
+        }
+        done.is_ok()
+    }
+
+    /// Makes a transaction of what waits.
+    async fn compose(&self, destination: &Destination, compose: Compose) -> Result<(), LoadError> {
+        let (mut parts, mut taken) = (Parts::default(), Taken::default());
+        if compose.rows {
+            for (key, row) in rows::queued(&self.parts.store, &destination.name, PDUS_MAX).await? {
+                match row {
+                    QueuedRow::Edu { json } => parts.edus.push(json),
+                    QueuedRow::Event { room, event } => parts.pdus.extend(self.pdu(room, event).await?),
+                }
+                taken.rows.push(key);
+            }
+        }
+        let pdus_max = PDUS_MAX - parts.pdus.len();
+        match &compose.catch_up {
+            Some(catch_up) if pdus_max > 0 => {
+                let (missed, progress) = self.missed(&destination.name, catch_up, pdus_max).await?;
+                parts.pdus.extend(missed);
+                taken.progress = Some(progress);
+            }
+            Some(_) | None => {}
+        }
+        for outgoing in compose.events.iter().take(pdus_max) {
+            parts.pdus.extend(self.pdu(outgoing.room, outgoing.event).await?);
+            taken.events += 1;
+        }
+        let edus_max = EDUS_MAX - parts.edus.len();
+        let nothing = destination.queue.lock().composed(taken, edus_max, |edus| self.transaction(parts, edus));
+        if !nothing.is_empty() {
+            // They name events that are no longer stored.
+            rows::delete_queued(&self.parts.store, &destination.name, nothing).await.map_err(super::as_load_error)?;
+        }
+        Ok(())
+    }
+
+    fn transaction(&self, mut parts: Parts, edus: Vec<String>) -> Option<Transaction> {
+        parts.edus.extend(edus);
+        if parts.is_empty() {
+            return None;
+        }
+        let count = self.transactions.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("hearth_federation_sent_pdus_total").increment(parts.pdus.len() as u64);
+        metrics::counter!("hearth_federation_sent_edus_total").increment(parts.edus.len() as u64);
+        Some(parts.into_transaction(&self.parts.server_name, self.parts.clock.now_ms(), count))
+    }
+
+    /// An event as other servers get it; `None`: it is no longer stored.
+    pub(super) async fn pdu(&self, room: RoomNumber, event: EventNumber) -> Result<Option<Bytes>, LoadError> {
+        Ok(self.parts.store.event(room, event).await?.map(|stored| stored.event.json().clone()))
+    }
+
+    /// Sends a transaction, for the first time or again.
+    async fn send(&self, destination: &Destination, transaction: &Arc<Transaction>) -> bool {
+        let sending = self.parts.transmit.send(&destination.name, &transaction.id, transaction.body.clone());
+        let answer = timeout(SEND_TIMEOUT, sending).await;
+        let answer = answer.unwrap_or_else(|_| Err(PeerError::Unreachable("no answer in time".to_owned())));
+        let (result, error) = match answer {
+            Ok(answer) => {
+                self.log_refused(destination, &answer);
+                ("delivered", None)
+            }
+            Err(error @ PeerError::Denied) => ("denied", Some(error)),
+            Err(error @ PeerError::Refused { .. }) => ("refused", Some(error)),
+            Err(error) => ("failed", Some(error)),
+        };
+        metrics::counter!("hearth_federation_transactions_total", "result" => result).increment(1);
+        let stored = match error {
+            None => self.delivered(destination).await,
+            Some(PeerError::Denied) => {
+                destination.queue.lock().denied();
+                Ok(())
+            }
+            Some(error) => self.failed(destination, &error).await,
+        };
+        if let Err(error) = stored {
+            tracing::warn!(server = %destination.name, %error, "how a transaction went was not stored");
+            destination.queue.lock().stumbled(self.parts.clock.now_ms());
+            return false;
+        }
+        true
+    }
+
+    /// Once each, and never again: the other server will not change its mind.
+    fn log_refused(&self, destination: &Destination, answer: &Bytes) {
+        for (event_id, error) in refused_events(answer) {
+            metrics::counter!("hearth_federation_refused_pdus_total").increment(1);
+            tracing::info!(server = %destination.name, event_id, error, "another server refused an event");
+        }
+    }
+
+    async fn delivered(&self, destination: &Destination) -> Result<(), CommitError> {
+        let delivered = destination.queue.lock().delivered();
+        if let Some(row) = &delivered.row {
+            return rows::put_destination(&self.parts.store, &destination.name, Some(row), delivered.rows).await;
+        }
+        if !delivered.rows.is_empty() {
+            return rows::delete_queued(&self.parts.store, &destination.name, delivered.rows).await;
+        }
+        Ok(())
+    }
+
+    async fn failed(&self, destination: &Destination, error: &PeerError) -> Result<(), CommitError> {
+        let mut random = [0; 2];
+        self.parts.entropy.fill(&mut random);
+        let random = u16::from_be_bytes(random);
+        destination.queue.lock().failed(self.parts.clock.now_ms(), error, random);
+        tracing::debug!(server = %destination.name, %error, "a transaction was not delivered");
+        self.fall_behind(destination).await
+    }
+
+    /// Stores how far a destination is, so that the reader of the log need not wait for it.
+    async fn fall_behind(&self, destination: &Destination) -> Result<(), CommitError> {
+        let read = self.read.lock().clone();
+        let falling = destination.queue.lock().falling(&read);
+        rows::put_falling(&self.parts.store, &destination.name, &falling).await?;
+        let given_up = destination.queue.lock().fell(&falling);
+        if !given_up.is_empty() {
+            let count = given_up.len();
+            tracing::error!(server = %destination.name, count, "a server does not take what is queued for it: given up");
+            rows::delete_queued(&self.parts.store, &destination.name, given_up).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! Reading the log: which servers must hear of what.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+};
+
+use hearth_store::{
+    CommitError, Cursor, EventNote, LoadError, LogEntry, Position, Positions, RoomNumber, Store, StoredEvent,
+    tables::QueuedRow,
+};
+
+use super::{
+    Outbound, as_load_error,
+    queue::{Outgoing, Page, Pushed},
+};
+
+/// The reader's name in the store.
+const CURSOR: &str = "federation";
+
+/// Entries of the log in one page.
+const PAGE_ENTRIES: usize = 256;
+
+/// The cursor is stored at most once in so many milliseconds.
+const CURSOR_EVERY_MS: u64 = 1_000;
+
+/// The reader of the log.
+pub(super) struct Reader {
+    /// All up to here is queued.
+    read: Positions,
+    cursor: Cursor,
+    /// When the cursor was stored, in milliseconds since the Unix epoch.
+    saved_ms: u64,
+}
+
+impl Reader {
+    /// Goes on where the last process was. A server that begins to federate begins with what happens from now on: nobody
+    /// else can have been in its rooms before.
+    pub(super) async fn open(store: &Store) -> Result<Self, LoadError> {
+        let mut cursor = store.cursor(CURSOR).await?;
+        if cursor.positions == Positions::START {
+            let now = store.live().positions();
+            cursor = store.advance_cursor(&cursor, &now).await.map_err(as_load_error)?;
+        }
+        Ok(Self { read: cursor.positions.clone(), cursor, saved_ms: 0 })
+    }
+
+    pub(super) fn read(&self) -> &Positions {
+        &self.read
+    }
+}
+
+/// The pages that were read, as long as something of them is on its way.
+pub(super) struct Pages {
+    /// Oldest first, each with the positions behind it.
+    open: VecDeque<(Weak<Page>, Positions)>,
+    done: Positions,
+}
+
+impl Pages {
+    pub(super) fn new(done: Positions) -> Self {
+        Self { open: VecDeque::new(), done }
+    }
+
+    /// A page was read: it is done when nobody holds it any more.
+    fn close(&mut self, page: Arc<Page>, next: Positions) {
+        let held = Arc::downgrade(&page);
+        drop(page);
+        match self.open.back_mut() {
+            // Nothing of it is on its way: it is done with the one before.
+            Some((_, before)) if held.strong_count() == 0 => *before = next,
+            _ => self.open.push_back((held, next)),
+        }
+    }
+
+    /// All up to here has arrived, or a row says to whom it has not.
+    fn done(&mut self) -> &Positions {
+        while self.open.front().is_some_and(|(held, _)| held.strong_count() == 0)
+            && let Some((_, next)) = self.open.pop_front()
+        {
+            self.done = next;
+        }
+        &self.done
+    }
+}
+
+impl Outbound {
+    /// Reads a page of the log and queues what other servers must hear of. Whether there may be more.
+    pub(super) async fn follow(self: &Arc<Self>) -> Result<bool, LoadError> {
+        let mut reader = self.reader.lock().await;
+        let log = self.parts.store.read_log(&reader.read, PAGE_ENTRIES).await?;
+        if log.next == reader.read {
+            return Ok(false);
+        }
+        let page = Arc::new(Page { after: reader.read.clone() });
+        for (_, position, entry) in &log.entries {
+            self.pass_on(&page, *position, entry).await?;
+        }
+        reader.read = log.next.clone();
+        self.read.lock().clone_from(&log.next);
+        self.pages.lock().close(page, log.next);
+        Ok(log.entries.len() >= PAGE_ENTRIES)
+    }
+
+    async fn pass_on(self: &Arc<Self>, page: &Arc<Page>, at: Position, entry: &LogEntry) -> Result<(), LoadError> {
+        match entry {
+            LogEntry::Event(EventNote { room, event: Some(event), member }) => {
+                if self.targets.is_ours_alone(*room) {
+                    if member.is_none() {
+                        return Ok(());
+                    }
+                    // Somebody comes or goes: from here on it may be others' too.
+                    self.targets.forget(*room);
+                }
+                match self.parts.store.event(*room, *event).await? {
+                    Some(stored) if self.targets.is_ours(&stored) => self.pass_on_event(page, *room, &stored).await,
+                    Some(_) | None => Ok(()),
+                }
+            }
+            LogEntry::Event(EventNote { room, event: None, .. }) => {
+                self.targets.forget(*room);
+                Ok(())
+            }
+            LogEntry::Receipt { room, private: false, .. } if self.parts.settings.receipts => {
+                self.tell_receipt(*room, at).await
+            }
+            LogEntry::Receipt { .. }
+            | LogEntry::AccountData { .. }
+            | LogEntry::ToDevice { .. }
+            | LogEntry::DeviceList { .. }
+            | LogEntry::Membership(_) => Ok(()),
+        }
+    }
+
+    async fn pass_on_event(
+        self: &Arc<Self>,
+        page: &Arc<Page>,
+        room: RoomNumber,
+        stored: &StoredEvent,
+    ) -> Result<(), LoadError> {
+        for target in self.targets.of(room, stored).await? {
+            let Some(destination) = self.destination(&target.server) else { continue };
+            let event = stored.number;
+            let outgoing = Outgoing { room, event, parting: target.parting, page: Some(page.clone()) };
+            let pushed = destination.queue.lock().push(outgoing);
+            match pushed {
+                Pushed::Done => self.wake(&destination),
+                Pushed::MustStore => {
+                    let row = QueuedRow::Event { room, event };
+                    self.queue_row(&destination, row).await.map_err(as_load_error)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores how far all is that is not said otherwise by a row, if that has changed and was not stored just now.
+    pub(super) async fn save_cursor(&self, now_ms: u64) {
+        let mut reader = self.reader.lock().await;
+        let done = self.pages.lock().done().clone();
+        if done == reader.cursor.positions || now_ms.abs_diff(reader.saved_ms) < CURSOR_EVERY_MS {
+            return;
+        }
+        reader.saved_ms = now_ms;
+        match self.parts.store.advance_cursor(&reader.cursor, &done).await {
+            Ok(cursor) => reader.cursor = cursor,
+            Err(CommitError::Conflict) => {
+                // A commit whose outcome was not known, or another process at our data.
+                tracing::warn!("the cursor of the log was moved by another");
+                match self.parts.store.cursor(CURSOR).await {
+                    Ok(cursor) => reader.cursor = cursor,
+                    Err(error) => tracing::warn!(%error, "the cursor of the log could not be read"),
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the cursor of the log was not stored"),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What other servers are told beside events: receipts, typing, presence, each to the servers in the room.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Weak},
+};
+
+use hearth_store::{
+    LoadError, Position, RoomNumber, Table,
+    tables::{Membership, ReceiptRow, receipt_key},
+};
+use hearth_users::{PresenceUpdate, TypingChange};
+use ruma::{EventId, OwnedServerName, OwnedUserId, UserId};
+use serde_json::json;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::{
+    Outbound,
+    ephemeral::{News, PresenceNews, ReceiptNews, TypingNews},
+};
+
+/// Somebody who goes on typing is told of again after so long, in milliseconds: servers forget within a minute.
+const TYPING_AGAIN_MS: u64 = 25_000;
+
+/// People of whom it is known when others were told last that they type.
+const TYPING_KNOWN_MAX: usize = 10_000;
+
+/// Presences that are passed on in a tick: presence costs people sharing rooms.
+const PRESENCES_AT_ONCE: usize = 50;
+
+/// Rooms of one user whose servers are told of their presence.
+const PRESENCE_ROOMS_MAX: usize = 1_000;
+
+/// What others were told.
+pub(super) struct Watched {
+    /// Changes of presence up to this one.
+    presence_serial: u64,
+    /// When others were told that somebody types, in milliseconds since the Unix epoch.
+    typing: HashMap<(RoomNumber, OwnedUserId), u64>,
+}
+
+impl Watched {
+    pub(super) fn new(presence_serial: u64) -> Self {
+        Self { presence_serial, typing: HashMap::new() }
+    }
+
+    /// Whether a change of typing is worth telling.
+    fn is_news(&mut self, change: &TypingChange, now_ms: u64) -> bool {
+        let key = (change.room, change.user_id.clone());
+        if !change.typing {
+            return self.typing.remove(&key).is_some();
+        }
+        if self.typing.get(&key).is_some_and(|told_ms| now_ms.abs_diff(*told_ms) < TYPING_AGAIN_MS) {
+            return false;
+        }
+        if self.typing.len() >= TYPING_KNOWN_MAX {
+            self.typing.clear();
+        }
+        self.typing.insert(key, now_ms);
+        true
+    }
+}
+
+impl Outbound {
+    /// Tells what local users say about their typing.
+    pub(super) async fn keep_telling(outbound: Weak<Self>, mut typing: Receiver<TypingChange>) {
+        loop {
+            let change = match typing.recv().await {
+                Ok(change) => change,
+                // What was missed ends by itself at the other end.
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return,
+            };
+            let Some(this) = outbound.upgrade() else { return };
+            let now_ms = this.parts.clock.now_ms();
+            if this.parts.settings.typing && this.watched.lock().is_news(&change, now_ms) {
+                this.tell_typing(change).await.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "other servers were not told who types");
+                });
+            }
+        }
+    }
+
+    async fn tell_typing(self: &Arc<Self>, change: TypingChange) -> Result<(), LoadError> {
+        let TypingChange { room, user_id, typing } = change;
+        let servers: Vec<OwnedServerName> = self.servers_now(room).await?;
+        if servers.is_empty() {
+            return Ok(());
+        }
+        let Some(room_id) = self.parts.store.room_id(room).await? else { return Ok(()) };
+        let news = Arc::new(TypingNews { room, room_id, user_id, typing });
+        self.tell(&servers, || News::Typing(news.clone()));
+        Ok(())
+    }
+
+    /// Tells of the receipt that was set at this position, if it stands and is of one of our users.
+    pub(super) async fn tell_receipt(self: &Arc<Self>, room: RoomNumber, at: Position) -> Result<(), LoadError> {
+        if self.targets.is_ours_alone(room) {
+            return Ok(());
+        }
+        let store = &self.parts.store;
+        let places = store.receipts_between(room, at.0.saturating_sub(1), at.0, 1).await?;
+        let Some((_, place)) = places.into_iter().next() else { return Ok(()) };
+        let key = receipt_key(room, place.user, place.private, &place.thread);
+        let Some(row) = store.get::<ReceiptRow>(Table::Rm, &key).await? else { return Ok(()) };
+        let (Ok(user_id), Ok(event_id)) = (UserId::parse(&*row.user_id), EventId::parse(&*row.event_id)) else {
+            return Ok(());
+        };
+        if user_id.server_name() != self.parts.server_name {
+            return Ok(());
+        }
+        let servers = self.servers_now(room).await?;
+        let Some(room_id) = store.room_id(room).await? else { return Ok(()) };
+        let thread = place.thread;
+        let news = Arc::new(ReceiptNews { room_id, user_id, thread, event_id, ts_ms: row.ts_ms });
+        self.tell(&servers, || News::Receipt(news.clone()));
+        Ok(())
+    }
+
+    /// Tells of the presences that changed since this was last asked.
+    pub(super) async fn tell_presence(self: &Arc<Self>) {
+        let since = self.watched.lock().presence_serial;
+        if self.parts.users.serial() == since {
+            return;
+        }
+        let mut updates = self.parts.users.presence_since(since);
+        updates.truncate(PRESENCES_AT_ONCE);
+        for update in updates {
+            self.watched.lock().presence_serial = update.serial;
+            if self.parts.users.is_local(&update.user_id)
+                && let Err(error) = self.tell_presence_of(update).await
+            {
+                tracing::warn!(%error, "other servers were not told of a presence");
+            }
+        }
+    }
+
+    async fn tell_presence_of(self: &Arc<Self>, update: PresenceUpdate) -> Result<(), LoadError> {
+        let rooms = self.parts.store.user_rooms(update.user).await?;
+        let joined = rooms.into_iter().filter(|(_, row)| row.membership == Membership::Join);
+        let mut servers: BTreeSet<OwnedServerName> = BTreeSet::new();
+        for (room, _) in joined.take(PRESENCE_ROOMS_MAX) {
+            servers.extend(self.servers_now(room).await?);
+        }
+        let presence = update.presence;
+        let mut item = json!({
+            "user_id": update.user_id,
+            "presence": presence.state.name(),
+            "last_active_ago": presence.last_active_ago_ms.unwrap_or(0),
+            "currently_active": presence.currently_active,
+        });
+        if let Some(status_msg) = presence.status_msg {
+            item["status_msg"] = status_msg.into();
+        }
+        let news = Arc::new(PresenceNews { user_id: update.user_id, item });
+        let servers: Vec<OwnedServerName> = servers.into_iter().collect();
+        self.tell(&servers, || News::Presence(news.clone()));
+        Ok(())
+    }
+
+    fn tell(self: &Arc<Self>, servers: &[OwnedServerName], news: impl Fn() -> News) {
+        for server in servers {
+            let Some(destination) = self.destination(server) else { continue };
+            destination.queue.lock().push_news(news());
+            self.wake(&destination);
+        }
+    }
+
+    /// The other servers in a room.
+    async fn servers_now(&self, room: RoomNumber) -> Result<Vec<OwnedServerName>, LoadError> {
+        let servers = self.targets.now(room).await?;
+        Ok(servers.others(&self.parts.server_name).cloned().collect())
+    }
+}
