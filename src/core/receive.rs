@@ -5,7 +5,7 @@
 //! (hashes; the order of these two does not matter, as signatures cover the redacted form). Checks 4 to 6
 //! (authorisation) are in [`crate::auth`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId};
@@ -20,6 +20,9 @@ use crate::{
 const PREV_EVENTS_MAX: usize = 20;
 /// The most events that one may cite as authorising. [Event format](https://spec.matrix.org/v1.19/rooms/v1/#event-format-1).
 const AUTH_EVENTS_MAX: usize = 10;
+
+/// Keys of one server that are asked for to check one event. Servers sign with one, or two while they change it.
+pub const KEY_IDS_MAX: usize = 8;
 
 /// Why something is no event of its room version. It is dropped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,6 +120,22 @@ impl HashedEvent {
     /// [Validating hashes and signatures](https://spec.matrix.org/v1.19/server-server-api/#validating-hashes-and-signatures-on-received-events).
     pub fn signers(&self) -> BTreeSet<OwnedServerName> {
         signers(&self.event)
+    }
+
+    /// The ids of the keys (`ed25519:…`) by which each of [`Self::signers`] says to have signed, at most
+    /// [`KEY_IDS_MAX`] of one server.
+    pub fn key_ids(&self) -> BTreeMap<OwnedServerName, BTreeSet<String>> {
+        let tree = tree_of(&self.event);
+        let signatures = tree.as_object().and_then(|object| object.get("signatures")).and_then(Value::as_object);
+        let ids = |server: &OwnedServerName| {
+            let signatures = signatures.and_then(|by_server| by_server.get(server.as_str())).and_then(Value::as_object);
+            let ids = signatures.into_iter().flat_map(|signatures| signatures.iter()).map(|(id, _)| id.as_ref());
+            ids.filter(|id| id.starts_with("ed25519:") && id.len() <= ID_BYTES_MAX)
+                .take(KEY_IDS_MAX)
+                .map(str::to_owned)
+                .collect()
+        };
+        self.signers().into_iter().map(|server| (server.clone(), ids(&server))).collect()
     }
 
     /// Checks the signature of each of [`Self::signers`]. Keys must have been valid at the event's time from room

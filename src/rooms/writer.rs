@@ -22,6 +22,7 @@ use crate::{
     append::Group,
     cache::RoomCache,
     error::SendError,
+    receive::Cpu,
     request::{Decision, Request},
 };
 
@@ -57,6 +58,8 @@ pub(crate) struct Writer {
     pub(crate) server_name: OwnedServerName,
     /// The time of the newest create event, in milliseconds since the Unix epoch.
     pub(crate) last_creation_ms: AtomicU64,
+    /// What checks and resolutions of others' events may take of the processors.
+    pub(crate) cpu: Cpu,
     active: Cache<RoomNumber, Arc<ActiveRoom>>,
 }
 
@@ -100,7 +103,17 @@ impl Writer {
         server_name: OwnedServerName,
     ) -> Self {
         let active = Cache::new(ACTIVE_ROOMS_MAX);
-        Self { store, clock, entropy, peers, signing_key, server_name, last_creation_ms: AtomicU64::new(0), active }
+        Self {
+            store,
+            clock,
+            entropy,
+            peers,
+            signing_key,
+            server_name,
+            last_creation_ms: AtomicU64::new(0),
+            cpu: Cpu::new(),
+            active,
+        }
     }
 
     /// Hands a request to the room's queue and waits for its answer. A caller that goes away leaves it in the queue.
