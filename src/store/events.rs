@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use hearth_core::{Event, format};
-use hearth_ports::{Key, Table};
+use hearth_ports::{Key, KeyRange, Table};
 use ruma::{EventId, OwnedEventId};
 
 use crate::{
@@ -13,8 +13,18 @@ use crate::{
     codec::{decode_with_rest, read_u32},
     id16,
     identifiers::RoomIdentity,
+    store::after,
     tables::{EventFlags, EventHeader, event_index_key, event_key},
 };
+
+/// Fewer events than this are read one by one.
+const RANGE_EVENTS_MIN: usize = 4;
+
+/// Events are read as a range of rows if it has at most so many rows for each of them.
+const RANGE_ROWS_PER_EVENT_MAX: usize = 2;
+
+/// Where the number stands in the key of an `Ev` row.
+const EVENT_KEY_NUMBER: usize = 9;
 
 /// An event as it is stored, shared by all who read it.
 #[derive(Debug)]
@@ -26,18 +36,12 @@ pub struct StoredEvent {
     /// The event; [`Event::rejected`] is as the header has it.
     pub event: Event,
     client: OnceLock<Bytes>,
-    client_in_room: OnceLock<Bytes>,
 }
 
 impl StoredEvent {
-    /// The event as clients see it, with `room_id`, without `unsigned`; made once.
+    /// The event as clients see it, without `room_id` and `unsigned`; made once.
     pub fn client_json(&self) -> &Bytes {
-        self.client.get_or_init(|| format::client_json(&self.event, true))
-    }
-
-    /// The same without `room_id`, for answers whose place names the room.
-    pub fn client_json_in_room(&self) -> &Bytes {
-        self.client_in_room.get_or_init(|| format::client_json(&self.event, false))
+        self.client.get_or_init(|| format::client_json(&self.event, false))
     }
 
     /// Whether it became part of the room: neither rejected, nor soft-failed, nor an outlier.
@@ -49,8 +53,8 @@ impl StoredEvent {
 
 impl Weight for StoredEvent {
     fn weight(&self) -> u64 {
-        // The client's forms may come later and are each about as long as the event; what is parsed is the rest.
-        3 * self.event.json().len() as u64 + 600
+        // The client's form may come later and is shorter than the event; what is parsed is the rest.
+        2 * self.event.json().len() as u64 + 600
     }
 }
 
@@ -69,24 +73,63 @@ impl Store {
         room: RoomNumber,
         numbers: &[EventNumber],
     ) -> Result<Vec<Option<Arc<StoredEvent>>>, LoadError> {
+        let forgotten = self.caches.forgotten();
+        let (events, read) = self.read_events(room, numbers).await?;
+        if !read.is_empty() {
+            let fresh: Vec<_> = read.into_iter().filter_map(|at| events[at].clone()).collect();
+            self.caches.insert_events(room, &fresh, forgotten);
+        }
+        Ok(events)
+    }
+
+    /// The same for a passage through history that nobody may take again soon: what is not in memory stays out of it.
+    pub async fn events_in_passing(
+        &self,
+        room: RoomNumber,
+        numbers: &[EventNumber],
+    ) -> Result<Vec<Option<Arc<StoredEvent>>>, LoadError> {
+        Ok(self.read_events(room, numbers).await?.0)
+    }
+
+    /// Events by their numbers, and the indexes of those that were not in memory.
+    async fn read_events(
+        &self,
+        room: RoomNumber,
+        numbers: &[EventNumber],
+    ) -> Result<(Vec<Option<Arc<StoredEvent>>>, Vec<usize>), LoadError> {
         let mut events: Vec<_> = numbers.iter().map(|number| self.caches.events.get(&(room, *number))).collect();
         let missing: Vec<usize> = (0..numbers.len()).filter(|at| events[*at].is_none()).collect();
         if missing.is_empty() {
-            return Ok(events);
+            return Ok((events, missing));
         }
-        let Some(identity) = self.room_identity(room).await? else { return Ok(events) };
-        let forgotten = self.caches.forgotten();
-        let keys: Vec<Key> = missing.iter().map(|at| event_key(room, numbers[*at])).collect();
-        let rows = self.engine().multi_get(Table::Ev, &keys).await?;
-        let mut fresh = Vec::with_capacity(missing.len());
-        for (at, row) in missing.into_iter().zip(rows) {
+        let Some(identity) = self.room_identity(room).await? else { return Ok((events, Vec::new())) };
+        let wanted: Vec<EventNumber> = missing.iter().map(|at| numbers[*at]).collect();
+        for (at, row) in missing.iter().zip(self.event_rows(room, &wanted).await?) {
             let Some(row) = row else { continue };
-            let event = Arc::new(decode_event(&identity, numbers[at], &row)?);
-            fresh.push(event.clone());
-            events[at] = Some(event);
+            events[*at] = Some(Arc::new(decode_event(&identity, numbers[*at], &row)?));
         }
-        self.caches.insert_events(room, &fresh, forgotten);
-        Ok(events)
+        Ok((events, missing))
+    }
+
+    /// `Ev` rows in the order of `numbers`, read as one range where they lie together, as those of a page mostly do: the
+    /// next row costs a fraction of finding it by its key.
+    async fn event_rows(&self, room: RoomNumber, numbers: &[EventNumber]) -> Result<Vec<Option<Bytes>>, LoadError> {
+        let (first, last) =
+            numbers.iter().fold((u32::MAX, 0), |(low, high), number| (low.min(number.0), high.max(number.0)));
+        let span = (u64::from(last) + 1).saturating_sub(first.into()) as usize;
+        if numbers.len() < RANGE_EVENTS_MIN || span > numbers.len() * RANGE_ROWS_PER_EVENT_MAX {
+            let keys: Vec<Key> = numbers.iter().map(|number| event_key(room, *number)).collect();
+            return Ok(self.engine().multi_get(Table::Ev, &keys).await?);
+        }
+        let (from, until) = (event_key(room, EventNumber(first)), after(&event_key(room, EventNumber(last))));
+        let mut rows: Vec<Option<Bytes>> = vec![None; span];
+        for entry in self.scan_all(Table::Ev, KeyRange { from, until: Some(until) }, span, false).await? {
+            let number = read_u32("event key", entry.key.get(EVENT_KEY_NUMBER..).unwrap_or_default())?;
+            if let Some(row) = rows.get_mut(number.wrapping_sub(first) as usize) {
+                *row = Some(entry.value);
+            }
+        }
+        Ok(numbers.iter().map(|number| rows[(number.0 - first) as usize].clone()).collect())
     }
 
     /// The number of an event; `None` if it is not stored here.
@@ -142,5 +185,49 @@ pub(crate) fn decode_event(identity: &RoomIdentity, number: EventNumber, row: &B
     let event = Event::parse_stored(identity.version, id, identity.room_id.clone(), json);
     let event = event.map_err(|error| corrupt(error.to_string()))?;
     let event = event.with_rejected(header.flags.has(EventFlags::REJECTED));
-    Ok(StoredEvent { number, header, event, client: OnceLock::new(), client_in_room: OnceLock::new() })
+    Ok(StoredEvent { number, header, event, client: OnceLock::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Write,
+        testing::{TestRoom, open, store, wait},
+    };
+
+    #[test]
+    fn a_page_is_complete_whatever_is_missing_or_in_memory() {
+        let (engine, store) = store();
+        let room = TestRoom::new(&store, "!r:b.c");
+        let mut numbers: Vec<EventNumber> = (0..40).map(|_| room.send("m.room.message", None)).collect();
+        let gone = [numbers[0], numbers[7], numbers[39]];
+        let mut write = Write::new(room.number.partition());
+        gone.iter().for_each(|number| write.delete(Table::Ev, event_key(room.number, *number)));
+        wait(store.commit(write)).expect("nothing stands against this commit");
+        numbers.reverse();
+        for cached in [&[][..], &[20], &[0, 1, 2, 3, 5, 8, 13, 21, 34]] {
+            let store = open(engine.clone());
+            for at in cached {
+                wait(store.event(room.number, numbers[*at])).expect("it reads");
+            }
+            let events = wait(store.events_in_passing(room.number, &numbers)).expect("it reads");
+            for (number, event) in numbers.iter().zip(events) {
+                let expected = (!gone.contains(number)).then_some(*number);
+                assert_eq!(event.map(|event| event.number), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_read_in_passing_is_not_kept() {
+        let (engine, store) = store();
+        let room = TestRoom::new(&store, "!r:b.c");
+        let numbers: Vec<EventNumber> = (0..10).map(|_| room.send("m.room.message", None)).collect();
+        let store = open(engine);
+        wait(store.events_in_passing(room.number, &numbers)).expect("it reads");
+        assert_eq!(store.caches.events.len(), 0);
+        wait(store.events(room.number, &numbers)).expect("it reads");
+        assert_eq!(store.caches.events.len(), 10);
+    }
 }

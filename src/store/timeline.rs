@@ -13,6 +13,16 @@ use crate::{
     tables::{Head, ReceiptPlaceRow, TimelineRow, head_key, receipt_place_key, receipt_place_prefix, timeline_key},
 };
 
+/// Fewer rows than this are read backwards, one by one.
+const NEWEST_ROWS_MIN: usize = 24;
+
+/// The first rows of a longer stretch, which show how densely a room's events follow each other.
+const SAMPLE_ROWS: usize = 8;
+
+/// For each row that is missing at most so many are read onwards: where the room was so much busier before that there
+/// are more, they are not worth it.
+const ONWARDS_ROWS_MAX: usize = 2;
+
 impl Store {
     /// The head of a room.
     pub async fn head(&self, room: RoomNumber) -> Result<Option<Head>, LoadError> {
@@ -36,9 +46,62 @@ impl Store {
         limit: usize,
         reverse: bool,
     ) -> Result<Vec<(Order, TimelineRow)>, LoadError> {
-        let range = timeline_range(room, range.start_bound().cloned(), range.end_bound().cloned());
-        let rows = self.scan_all(Table::Tl, range, limit, reverse).await?;
+        let (start, end) = (range.start_bound().cloned(), range.end_bound().cloned());
+        if reverse && limit >= NEWEST_ROWS_MIN {
+            return self.newest(room, start, end, limit).await;
+        }
+        self.timeline_rows(room, start, end, limit, reverse).await
+    }
+
+    async fn timeline_rows(
+        &self,
+        room: RoomNumber,
+        start: Bound<Order>,
+        end: Bound<Order>,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<(Order, TimelineRow)>, LoadError> {
+        let rows = self.scan_all(Table::Tl, timeline_range(room, start, end), limit, reverse).await?;
         rows.iter().map(|row| Ok((timeline_order(&row.key)?, decode(&row.value)?))).collect()
+    }
+
+    /// The last rows of a range, newest first.
+    ///
+    /// A step back costs an engine a search through all that it has in memory, a step onwards next to nothing. So the first
+    /// few rows tell how far back the others will lie, and from there it is read onwards.
+    async fn newest(
+        &self,
+        room: RoomNumber,
+        start: Bound<Order>,
+        end: Bound<Order>,
+        limit: usize,
+    ) -> Result<Vec<(Order, TimelineRow)>, LoadError> {
+        let mut rows = self.timeline_rows(room, start, end, SAMPLE_ROWS, true).await?;
+        let (Some((first, _)), Some((last, _))) = (rows.first().copied(), rows.last().copied()) else {
+            return Ok(rows);
+        };
+        if rows.len() < SAMPLE_ROWS {
+            return Ok(rows);
+        }
+        let missing = limit - rows.len();
+        let positions = (first.position - last.position).saturating_mul(missing as u64) / SAMPLE_ROWS as u64;
+        let guessed = Order { position: last.position.saturating_sub(positions), within: 0 };
+        let from = match start {
+            Bound::Included(order) | Bound::Excluded(order) if order >= guessed => start,
+            _ => Bound::Included(guessed),
+        };
+        let rows_max = missing * ONWARDS_ROWS_MAX;
+        let onwards = self.timeline_rows(room, from, Bound::Excluded(last), rows_max, false).await?;
+        // Where it is full there may be more behind it, which are newer.
+        if onwards.len() < rows_max {
+            rows.extend(onwards.into_iter().rev().take(missing));
+        }
+        let missing = limit - rows.len();
+        if missing > 0 {
+            let end = rows.last().map_or(end, |(order, _)| Bound::Excluded(*order));
+            rows.extend(self.timeline_rows(room, start, end, missing, true).await?);
+        }
+        Ok(rows)
     }
 
     /// The room's current state as it was after the timeline's last event at or before this place;
@@ -93,4 +156,53 @@ pub(crate) fn timeline_order(key: &Key) -> Result<Order, Corrupt> {
 
 fn receipt_place(key: &Key) -> Result<u64, Corrupt> {
     crate::codec::read_u64("receipt place key", key.get(9..).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        EventNumber, Write, encode,
+        testing::{store, wait},
+    };
+
+    /// Busy and quiet times, and a gap that was filled in later.
+    fn orders() -> Vec<Order> {
+        let (mut orders, mut position) = (Vec::new(), 10);
+        for (rows, gap) in [(60, 1), (30, 1_000), (300, 1), (40, 3), (9, 50_000), (100, 2)] {
+            for _ in 0..rows {
+                position += gap;
+                orders.push(Order { position, within: u32::MAX });
+            }
+        }
+        let filled = orders[200].position;
+        orders.extend((1..=150).map(|below| Order { position: filled, within: u32::MAX - below }));
+        orders.sort();
+        orders
+    }
+
+    #[test]
+    fn the_last_rows_are_the_same_however_busy_the_room_was() {
+        let (_, store) = store();
+        let (room, orders) = (RoomNumber(7), orders());
+        let mut write = Write::new(room.partition());
+        for (number, order) in (0..).zip(&orders) {
+            let row = TimelineRow { event: Some(EventNumber(number)), state: StateVersion::EMPTY };
+            write.put_bytes(Table::Tl, timeline_key(room, *order), encode(&row));
+        }
+        wait(store.commit(write)).expect("nothing stands against this commit");
+        for limit in [NEWEST_ROWS_MIN, 30, 100, 365, 1_000] {
+            for end in (0..orders.len()).step_by(13) {
+                for start in [0, end / 2, end.saturating_sub(20), end] {
+                    let range = (Bound::Excluded(orders[start]), Bound::Included(orders[end]));
+                    let rows = wait(store.timeline(room, range, limit, true)).expect("it reads");
+                    let found: Vec<Order> = rows.iter().map(|(order, _)| *order).collect();
+                    let expected = orders[start..=end].iter().skip(1).rev().take(limit);
+                    assert!(found.iter().eq(expected), "{limit} rows of {start} to {end}: {}", found.len());
+                }
+            }
+        }
+        let last = wait(store.timeline(room, .., 100, true)).expect("it reads");
+        assert!(last.iter().map(|(order, _)| order).eq(orders.iter().rev().take(100)));
+    }
 }

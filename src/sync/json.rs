@@ -2,10 +2,10 @@
 
 use hearth_view::event_json::push_string;
 
-/// Begins a further entry of an object or array: a comma, unless it is the first. No value ends with an opening
-/// bracket, so the last byte tells.
+/// Begins a further entry of an object or array, or a named value: a comma, unless it is the first. No value ends with
+/// an opening bracket or a colon, so the last byte tells.
 pub(crate) fn comma(out: &mut Vec<u8>) {
-    if !matches!(out.last(), Some(b'{' | b'[') | None) {
+    if !matches!(out.last(), Some(b'{' | b'[' | b':') | None) {
         out.push(b',');
     }
 }

@@ -6,6 +6,7 @@
 
 mod account;
 mod error;
+mod gate;
 mod json;
 mod look;
 mod place;

@@ -14,7 +14,9 @@ use hearth_users::{AccountData, Fault, Ignored};
 use hearth_view::{EventFormat, Filter, delta::Wish};
 
 use crate::{
-    Reader, SyncError, SyncQuery, Syncs, account, json,
+    Reader, SyncError, SyncQuery, Syncs, account,
+    gate::Eyes,
+    json,
     place::Place,
     presence::{self, Newcomers},
     room,
@@ -125,6 +127,18 @@ pub(crate) struct Sections {
 }
 
 impl Look<'_> {
+    /// Who looks.
+    pub(crate) fn eyes(&self) -> Eyes<'_> {
+        Eyes {
+            store: &self.syncs.store,
+            users: &self.syncs.users,
+            user_id: &self.reader.user_id,
+            device_id: Some(&self.reader.device_id),
+            ignored: Ignored::clone(&self.ignored),
+            now_ms: self.now_ms,
+        }
+    }
+
     /// The answer; `None` if there is nothing to tell and the reader may wait.
     pub(crate) async fn answer(&self) -> Result<Option<Bytes>, SyncError> {
         let account_data = account::load(self).await?;

@@ -85,13 +85,16 @@ impl<'a> Visit<'a> {
         let upto = Order::live(look.now.positions.at(partition));
         let since = look.since.map(|since| Order::live(since.positions.at(partition)));
         let limit = look.filter.room.timeline.events.limit_or(LIMIT_DEFAULT, LIMIT_MAX);
-        let tape = Tape::read(store, view.room, upto, limit).await?;
+        let tape = Tape::read(store, view.room, (since, upto), limit).await?;
         let state_before = match since {
             Some(since) => tape.state_at(store, since).await?,
             None => StateVersion::EMPTY,
         };
-        let Some(own) = view.own_member(tape.state_now()).await? else { return Ok(None) };
-        let own_before = view.own_member(state_before).await?;
+        let Some(own) = view.gate.own_member(tape.state_now()).await? else { return Ok(None) };
+        let own_before = match state_before == tape.state_now() {
+            true => Some(Arc::clone(&own)),
+            false => view.gate.own_member(state_before).await?,
+        };
         let changed = own_before.as_ref().is_none_or(|before| before.number != own.number);
         let row = match row {
             None if changed => store.membership(look.user, view.room).await?,
@@ -155,8 +158,8 @@ impl<'a> Visit<'a> {
         newly: bool,
         account_data: &[AccountData],
     ) -> Result<(), SyncError> {
-        self.view.joined_until = u64::MAX;
-        self.view.given = Some(self.tape.state_now());
+        self.view.gate.joined_until = u64::MAX;
+        self.view.gate.given = Some(self.tape.state_now());
         let Stretch { base, after, all_is_news } = self.stretch(newly);
         let mut timeline = self.gather(after).await?;
         timeline.limited |= newly;
@@ -198,8 +201,8 @@ impl<'a> Visit<'a> {
         let Some(departure) = self.departure.take() else { return Ok(()) };
         let store = &self.view.look.syncs.store;
         let limit = self.view.look.filter.room.timeline.events.limit_or(LIMIT_DEFAULT, LIMIT_MAX);
-        self.tape = Tape::read(store, self.view.room, departure.header.order(), limit).await?;
-        self.view.joined_until = self.joined_position;
+        self.tape = Tape::read(store, self.view.room, (self.since, departure.header.order()), limit).await?;
+        self.view.gate.joined_until = self.joined_position;
         let Stretch { base, after, all_is_news } = self.stretch(newly);
         let mut timeline = self.gather(after).await?;
         let mut state = if was_joined {
@@ -213,7 +216,7 @@ impl<'a> Visit<'a> {
         };
         if departure.number != self.own.number {
             // Banned since, or no longer so: the end of the story, without what came between.
-            self.tell_own(&mut timeline, &mut state);
+            self.tell_own(&mut timeline, &mut state).await?;
         }
         json::name(out, self.view.room_id.as_str());
         out.push(b'{');
@@ -230,7 +233,7 @@ impl<'a> Visit<'a> {
         let mut timeline = Timeline::none(order);
         timeline.start = PageToken::before(order.position, order.within);
         let mut state = Vec::new();
-        self.tell_own(&mut timeline, &mut state);
+        self.tell_own(&mut timeline, &mut state).await?;
         json::name(out, self.view.room_id.as_str());
         out.push(b'{');
         self.write_timeline(out, &timeline).await?;
@@ -240,17 +243,18 @@ impl<'a> Visit<'a> {
     }
 
     /// Puts the reader's own member event at the end, which they are told whatever the history's visibility.
-    fn tell_own(&self, timeline: &mut Timeline, state: &mut Vec<Arc<StoredEvent>>) {
+    async fn tell_own(&self, timeline: &mut Timeline, state: &mut Vec<Arc<StoredEvent>>) -> Result<(), LoadError> {
         let filter = &self.view.look.filter.room;
         let own = &self.own;
         if filter.timeline.allows(&own.event) && !filter.timeline.events.is_nothing() {
-            timeline.events.extend(self.view.show_own(own));
+            timeline.events.extend(self.view.gate.show_own(own).await?);
         }
         if self.view.look.wish.state_after && filter.state.allows(&own.event) {
             let is_own = |event: &Arc<StoredEvent>| event.event.state_pair() == own.event.state_pair();
             state.retain(|event| !is_own(event));
             state.push(Arc::clone(own));
         }
+        Ok(())
     }
 
     async fn write_timeline(&self, out: &mut Vec<u8>, timeline: &Timeline) -> Result<(), SyncError> {

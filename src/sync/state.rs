@@ -8,10 +8,7 @@ use hearth_store::{
 };
 use hearth_view::delta::{Pair, StateChoice};
 
-use crate::{
-    SyncError,
-    view::{RoomView, Shown},
-};
+use crate::{SyncError, gate::Shown, view::RoomView};
 
 const MEMBER: &str = "m.room.member";
 

@@ -25,6 +25,12 @@ use crate::{
 /// Stored filters kept in the form that is used; each is small, and most clients have one.
 const FILTERS_MAX: usize = 4_096;
 
+/// Filters that came as JSON, kept likewise: an app sends the same one with every request of every user.
+const FILTER_TEXTS_MAX: usize = 512;
+
+/// Longer ones are rare, and read anew each time.
+const FILTER_TEXT_BYTES_MAX: usize = 4_096;
+
 /// How sync behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct SyncSettings {
@@ -97,6 +103,8 @@ pub struct Syncs {
     settings: SyncSettings,
     /// By user and id: a filter never changes under its id.
     filters: Cache<(UserNumber, Box<str>), Arc<Filter>>,
+    /// By JSON text.
+    filter_texts: Cache<Box<str>, Arc<Filter>>,
     pub(crate) sent: SentMembers,
     /// Secret of this process, so that nobody finds two devices with one key.
     device_salt: [u8; 16],
@@ -120,6 +128,7 @@ impl Syncs {
             clock,
             settings,
             filters: Cache::new(FILTERS_MAX),
+            filter_texts: Cache::new(FILTER_TEXTS_MAX),
             sent: SentMembers::new(),
             device_salt,
             shutdown: watch::Sender::new(false),
@@ -201,7 +210,7 @@ impl Syncs {
         // "The server will detect whether it is an ID or a JSON object by whether the first character is a "{"."
         let id = match filter {
             None => return Ok(Arc::default()),
-            Some(json) if json.starts_with('{') => return Ok(Arc::new(Filter::parse(json.as_bytes())?)),
+            Some(json) if json.starts_with('{') => return self.filter_of_text(json),
             Some(id) => id,
         };
         let key = (user, Box::from(id));
@@ -211,6 +220,17 @@ impl Syncs {
         let definition = self.users.filter(&reader.user_id, id).await?.ok_or(SyncError::UnknownFilter)?;
         let filter = Arc::new(Filter::parse(definition.as_bytes())?);
         self.filters.insert(key, Arc::clone(&filter));
+        Ok(filter)
+    }
+
+    fn filter_of_text(&self, json: &str) -> Result<Arc<Filter>, SyncError> {
+        if let Some(filter) = self.filter_texts.get(json) {
+            return Ok(filter);
+        }
+        let filter = Arc::new(Filter::parse(json.as_bytes())?);
+        if json.len() <= FILTER_TEXT_BYTES_MAX {
+            self.filter_texts.insert(Box::from(json), Arc::clone(&filter));
+        }
         Ok(filter)
     }
 }

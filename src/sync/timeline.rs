@@ -5,10 +5,7 @@ use std::ops::Bound;
 use hearth_store::{LoadError, Order, RoomNumber, StateVersion, Store, tables::TimelineRow};
 use hearth_view::{PageToken, RoomEventFilter, delta::Window};
 
-use crate::{
-    SyncError,
-    view::{RoomView, Shown},
-};
+use crate::{SyncError, gate::Shown, view::RoomView};
 
 /// Events of a timeline without a wish of the client.
 pub(crate) const LIMIT_DEFAULT: usize = 10;
@@ -16,8 +13,11 @@ pub(crate) const LIMIT_DEFAULT: usize = 10;
 /// The most events of one room's timeline, so that an answer stays within some megabytes for a room.
 pub(crate) const LIMIT_MAX: usize = 500;
 
-/// Rows read at first beyond the limit: the one that shows that there are more, and the one that has the state before.
-const FIRST_ROWS_BEYOND: usize = 2;
+/// Rows read beyond the limit: the one that shows that there are more, and the one that has the state before.
+const ROWS_BEYOND: usize = 2;
+
+/// Rows read at first by who follows a room and mostly finds one new: that one, another, and the one before them.
+const FIRST_ROWS: usize = 3;
 
 /// Rows read at a time by searches that go on: events that a filter or the gate passes over.
 const NEXT_ROWS: usize = 200;
@@ -42,10 +42,23 @@ pub(crate) struct Tape {
 }
 
 impl Tape {
-    /// The newest rows at or before `upto`, enough for a timeline of `limit` events that passes nothing over.
-    pub(crate) async fn read(store: &Store, room: RoomNumber, upto: Order, limit: usize) -> Result<Self, LoadError> {
+    /// The newest rows at or before `upto`: down to the first at or before `since`, and at most as many as a timeline of
+    /// `limit` events needs that passes nothing over.
+    pub(crate) async fn read(
+        store: &Store,
+        room: RoomNumber,
+        (since, upto): (Option<Order>, Order),
+        limit: usize,
+    ) -> Result<Self, LoadError> {
         let mut tape = Self { room, upto, rows: Vec::new(), is_whole: false };
-        tape.go_on(store, limit.saturating_add(FIRST_ROWS_BEYOND)).await?;
+        let rows = limit.saturating_add(ROWS_BEYOND);
+        if since.is_some() {
+            tape.go_on(store, rows.min(FIRST_ROWS)).await?;
+        }
+        let reaches = |(last, _): &(Order, TimelineRow)| since.is_some_and(|since| *last <= since);
+        if !tape.is_whole && tape.rows.len() < rows && !tape.rows.last().is_some_and(reaches) {
+            tape.go_on(store, rows - tape.rows.len()).await?;
+        }
         Ok(tape)
     }
 
@@ -95,7 +108,8 @@ impl Timeline {
         after: Option<Order>,
         filter: &RoomEventFilter,
     ) -> Result<Self, SyncError> {
-        let mut window = Window::new(filter.events.limit_or(LIMIT_DEFAULT, LIMIT_MAX));
+        let limit = filter.events.limit_or(LIMIT_DEFAULT, LIMIT_MAX);
+        let mut window = Window::new(limit);
         let (mut from, mut bytes) = (0, 0);
         'search: loop {
             let rows = tape.rows.get(from..).unwrap_or_default();
@@ -114,12 +128,13 @@ impl Timeline {
             if fresh < rows.len() || tape.is_whole {
                 break;
             }
-            if tape.rows.len() >= ROWS_MAX || !view.look.may_search(NEXT_ROWS) {
+            from = tape.rows.len();
+            let at_first = (limit + ROWS_BEYOND).saturating_sub(from);
+            if at_first == 0 && (from >= ROWS_MAX || !view.look.may_search(NEXT_ROWS)) {
                 window.give_up();
                 break;
             }
-            from = tape.rows.len();
-            tape.go_on(&view.look.syncs.store, NEXT_ROWS).await?;
+            tape.go_on(&view.look.syncs.store, if at_first > 0 { at_first } else { NEXT_ROWS }).await?;
         }
         let (events, limited) = window.close();
         let start = match events.first() {

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use hearth_core::{Event, json::write_string};
 use serde_json::value::RawValue;
 
@@ -48,7 +47,7 @@ impl Unsigned<'_> {
         };
         if let Some(age_ms) = self.age_ms {
             name(out, "age");
-            out.extend_from_slice(age_ms.to_string().as_bytes());
+            push_integer(out, age_ms);
         }
         if let Some(relations) = self.relations {
             name(out, "m.relations");
@@ -88,20 +87,23 @@ pub fn age_ms(event: &Event, now_ms: u64) -> i64 {
     (now_ms as i64).saturating_sub(event.origin_server_ts() as i64)
 }
 
-/// `event_format` and `event_fields` of a filter: the form of every event in an answer.
+/// The form of every event in an answer: `event_format` and `event_fields` of a filter, and what the answer needs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EventFormat {
     /// `federation`: the event as servers see it.
     pub federation: bool,
     /// The only fields to be sent; `None` is all.
     pub fields: Option<Fields>,
+    /// Events have their `room_id`: their place in the answer does not name the room.
+    pub names_room: bool,
 }
 
 impl EventFormat {
-    /// The form without any filter.
-    pub const CLIENT: Self = Self { federation: false, fields: None };
+    /// The form without any filter, where events name their room.
+    pub const CLIENT: Self = Self { federation: false, fields: None, names_room: true };
 
-    /// Appends one event. `client_json` is what [`hearth_core::format::client_json`] made of it, shared by all readers.
+    /// Appends one event. `client_json` is what [`hearth_core::format::client_json`] made of it without `room_id`, shared
+    /// by all readers.
     pub fn write(&self, out: &mut Vec<u8>, event: &Event, client_json: &[u8], unsigned: &Unsigned<'_>) {
         let Some(fields) = &self.fields else {
             self.write_whole(out, event, client_json, unsigned);
@@ -118,29 +120,18 @@ impl EventFormat {
 
     fn write_whole(&self, out: &mut Vec<u8>, event: &Event, client_json: &[u8], unsigned: &Unsigned<'_>) {
         if !self.federation {
-            write_spliced(out, client_json, None, unsigned);
+            let room_id = self.names_room.then(|| ("room_id", event.room_id().as_str()));
+            write_spliced(out, client_json, room_id, unsigned);
             return;
         }
         // From room version 3 on the event does not hold its id; a client can't know it otherwise.
-        let event_id = (!event.version().has_chosen_event_ids()).then(|| event.event_id().as_str());
+        let event_id = (!event.version().has_chosen_event_ids()).then(|| ("event_id", event.event_id().as_str()));
         write_spliced(out, event.json(), event_id, unsigned);
     }
 }
 
-/// Appends an event in the usual form, without any filter.
-pub fn write_client_event(out: &mut Vec<u8>, client_json: &[u8], unsigned: &Unsigned<'_>) {
-    write_spliced(out, client_json, None, unsigned);
-}
-
-/// The same as bytes of its own.
-pub fn client_event(client_json: &[u8], unsigned: &Unsigned<'_>) -> Bytes {
-    let mut out = Vec::with_capacity(client_json.len() + 256);
-    write_spliced(&mut out, client_json, None, unsigned);
-    out.into()
-}
-
-/// Appends `object` with `event_id` and `unsigned` put in at its end.
-fn write_spliced(out: &mut Vec<u8>, object: &[u8], event_id: Option<&str>, unsigned: &Unsigned<'_>) {
+/// Appends `object` with one more field and `unsigned` put in at its end.
+fn write_spliced(out: &mut Vec<u8>, object: &[u8], field: Option<(&str, &str)>, unsigned: &Unsigned<'_>) {
     let Some(open) = object.strip_suffix(b"}") else {
         debug_assert!(false, "an event is a JSON object without white space behind it");
         out.extend_from_slice(object);
@@ -152,10 +143,11 @@ fn write_spliced(out: &mut Vec<u8>, object: &[u8], event_id: Option<&str>, unsig
             out.push(b',');
         }
     };
-    if let Some(event_id) = event_id {
+    if let Some((name, value)) = field {
         comma(out);
-        out.extend_from_slice(b"\"event_id\":");
-        push_string(out, event_id);
+        push_string(out, name);
+        out.push(b':');
+        push_string(out, value);
     }
     let before = out.len();
     comma(out);
@@ -179,6 +171,21 @@ pub fn push_string(out: &mut Vec<u8>, text: &str) {
     let mut escaped = String::with_capacity(text.len() + 8);
     write_string(&mut escaped, text);
     out.extend_from_slice(escaped.as_bytes());
+}
+
+/// Appends an integer in decimal digits.
+pub fn push_integer(out: &mut Vec<u8>, number: i64) {
+    if number < 0 {
+        out.push(b'-');
+    }
+    // 2^63 has 19 digits.
+    let (mut digits, mut at, mut rest) = ([b'0'; 19], 19, number.unsigned_abs());
+    while rest > 0 || at == digits.len() {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// `event_fields` of a filter: [dot-separated paths](https://spec.matrix.org/v1.19/appendices/#dot-separated-property-paths).
@@ -251,6 +258,7 @@ fn project(object: &str, paths: &[&[String]]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use hearth_core::RoomVersion;
     use ruma::{owned_event_id, owned_room_id};
 
@@ -297,8 +305,25 @@ mod tests {
     }
 
     #[test]
+    fn an_event_names_its_room_where_asked() {
+        let value = written(&EventFormat::CLIENT, &Unsigned::default());
+        assert_eq!(value["room_id"], "!room:b");
+        let unnamed = written(&EventFormat::default(), &Unsigned::default());
+        assert_eq!((unnamed.get("room_id"), &unnamed["event_id"]), (None, &value["event_id"]));
+    }
+
+    #[test]
+    fn integers_are_written_as_everywhere() {
+        for number in [0, 1, -1, 9, 10, -100, 1_234_567_890, i64::MAX, i64::MIN] {
+            let mut out = b"x".to_vec();
+            push_integer(&mut out, number);
+            assert_eq!(String::from_utf8(out).expect("digits"), format!("x{number}"));
+        }
+    }
+
+    #[test]
     fn federation_format_is_the_stored_event_with_its_id() {
-        let format = EventFormat { federation: true, fields: None };
+        let format = EventFormat { federation: true, ..EventFormat::default() };
         let value = written(&format, &Unsigned { age_ms: Some(5), ..Unsigned::default() });
         assert_eq!(
             (&value["depth"], &value["event_id"], &value["unsigned"]["age"]),
@@ -309,7 +334,7 @@ mod tests {
     #[test]
     fn fields_are_chosen_by_path() {
         let fields = |paths: &[&str]| {
-            let format = EventFormat { federation: false, fields: Some(Fields::new(paths.iter().copied())) };
+            let format = EventFormat { fields: Some(Fields::new(paths.iter().copied())), ..EventFormat::default() };
             written(&format, &Unsigned { age_ms: Some(5), ..Unsigned::default() }).to_string()
         };
         assert_eq!(fields(&["type", "content.body"]), r#"{"content":{"body":"a \"b\""},"type":"m.room.message"}"#);

@@ -106,9 +106,9 @@ impl Filter {
         filter.map_err(|error| BadFilter(error.to_string()))
     }
 
-    /// The form of every event in the answer.
+    /// The form of every event in the answer, whose places name their rooms.
     pub fn format(&self) -> EventFormat {
-        EventFormat { federation: self.event_format, fields: self.event_fields.clone() }
+        EventFormat { federation: self.event_format, fields: self.event_fields.clone(), names_room: false }
     }
 }
 

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use hearth_store::{Order, RoomNumber};
 use hearth_users::AccountData;
-use hearth_view::{EventFormat, RoomEventFilter, event_json::push_string};
+use hearth_view::{RoomEventFilter, event_json::push_string};
 use ruma::RoomId;
 
 use super::{
@@ -21,7 +21,7 @@ impl Reads {
         limit: usize,
         visibility: &str,
     ) -> Result<Bytes, ReadError> {
-        let view = self.open(reader, room_id).await?;
+        let mut view = self.open(reader, room_id).await?;
         let until = Order::live(self.store.live().positions().at(view.number.partition())).min(view.until);
         let query = MessagesQuery {
             from: None,
@@ -30,7 +30,7 @@ impl Reads {
             limit,
             filter: RoomEventFilter::default(),
         };
-        let page = self.page(reader, &view, until, None, &query).await?;
+        let page = self.page(&mut view, until, None, &query).await?;
         let state = self.state_events(&view, view.state).await?;
 
         let mut out = Vec::with_capacity(4_096);
@@ -41,13 +41,13 @@ impl Reads {
             push_string(&mut out, membership_str(row.membership));
         }
         out.extend_from_slice(b",\"messages\":{\"chunk\":");
-        self.write_events(&mut out, reader, view.number, &EventFormat::CLIENT, page.events.iter().rev()).await?;
+        view.write_events(&mut out, page.events.iter().rev()).await?;
         out.extend_from_slice(b",\"start\":");
         push_string(&mut out, &page.next.unwrap_or(page_token(Order::START)).to_string());
         out.extend_from_slice(b",\"end\":");
         push_string(&mut out, &page_token(until).to_string());
         out.extend_from_slice(b"},\"state\":");
-        self.write_state(&mut out, &EventFormat::CLIENT, &state);
+        view.write_state(&mut out, &state).await?;
         out.extend_from_slice(b",\"account_data\":[");
         for (nth, data) in self.kept(reader, view.number).await?.iter().enumerate() {
             out.extend_from_slice(if nth > 0 { &b",{\"content\":"[..] } else { b"{\"content\":" });

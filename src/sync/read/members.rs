@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use hearth_store::{StateKeyNumber, StateVersion, StoredEvent};
-use hearth_view::{EventFormat, Membership, PlaceToken, event_json::push_string};
+use hearth_view::{Membership, PlaceToken, event_json::push_string};
 use ruma::RoomId;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -42,7 +42,7 @@ impl Reads {
         let members: Vec<_> = self.member_events(&view, version).await?.into_iter().filter(is_wanted).collect();
         let mut out = Vec::with_capacity(400 * members.len() + 16);
         out.extend_from_slice(b"{\"chunk\":");
-        self.write_state(&mut out, &EventFormat::CLIENT, &members);
+        view.write_state(&mut out, &members).await?;
         out.push(b'}');
         Ok(out.into())
     }
@@ -71,7 +71,11 @@ impl Reads {
     }
 
     /// The member events of a version of the state.
-    async fn member_events(&self, view: &RoomView, version: StateVersion) -> Result<Vec<Arc<StoredEvent>>, ReadError> {
+    async fn member_events(
+        &self,
+        view: &RoomView<'_>,
+        version: StateVersion,
+    ) -> Result<Vec<Arc<StoredEvent>>, ReadError> {
         let entries = self.store.state_all(view.number, version).await?;
         let mut members = Vec::new();
         for step in entries.chunks(STEP) {

@@ -4,11 +4,12 @@
 use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
-use hearth_store::{Order, StoredEvent};
-use hearth_view::{EventFormat, PageToken, PlaceToken, RoomEventFilter, event_json::push_string};
+use hearth_store::{EventNumber, Order, StoredEvent};
+use hearth_view::{PageToken, PlaceToken, RoomEventFilter, event_json::push_string};
 use ruma::{OwnedUserId, RoomId};
 
-use super::{ReadError, Reader, Reads, present::Seen, room::RoomView};
+use super::{ReadError, Reader, Reads, room::RoomView};
+use crate::gate::Shown;
 
 /// Which way a page goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,25 +43,25 @@ const SCANNED_MAX: usize = 4_000;
 
 /// A page: what is shown of it, oldest or newest first by direction, and where the next one begins.
 pub(super) struct Page {
-    pub(super) events: Vec<Seen>,
+    pub(super) events: Vec<Shown>,
     pub(super) next: Option<PageToken>,
 }
 
 impl Reads {
     /// The answer of `/messages`, as JSON.
     pub async fn messages(&self, reader: &Reader, room_id: &RoomId, query: &MessagesQuery) -> Result<Bytes, ReadError> {
-        let view = self.open(reader, room_id).await?;
+        let mut view = self.open(reader, room_id).await?;
         let from = match &query.from {
             Some(token) => view.place(token)?,
             None if query.direction == Direction::Forward => Order::START,
             None => Order::live(self.store.live().positions().at(view.number.partition())),
         };
         let to = query.to.as_ref().map(|token| view.place(token)).transpose()?;
-        let page = self.page(reader, &view, from, to, query).await?;
+        let page = self.page(&mut view, from, to, query).await?;
 
         let mut out = Vec::with_capacity(1_024 + 600 * page.events.len());
         out.extend_from_slice(b"{\"chunk\":");
-        self.write_events(&mut out, reader, view.number, &EventFormat::CLIENT, &page.events).await?;
+        view.write_events(&mut out, &page.events).await?;
         out.extend_from_slice(b",\"start\":");
         push_string(&mut out, &page_token(from).to_string());
         if let Some(next) = page.next {
@@ -70,7 +71,7 @@ impl Reads {
         if query.filter.lazy_load_members {
             let members = self.senders(&view, &page.events).await?;
             out.extend_from_slice(b",\"state\":");
-            self.write_state(&mut out, &EventFormat::CLIENT, &members);
+            view.write_state(&mut out, &members).await?;
         }
         out.push(b'}');
         Ok(out.into())
@@ -79,8 +80,7 @@ impl Reads {
     /// Reads on from a place until enough is found, the end is reached or too much was looked at.
     pub(super) async fn page(
         &self,
-        reader: &Reader,
-        view: &RoomView,
+        view: &mut RoomView<'_>,
         from: Order,
         to: Option<Order>,
         query: &MessagesQuery,
@@ -94,8 +94,7 @@ impl Reads {
             let Some((last, _)) = rows.last() else { break };
             at = if backward { step_before(*last) } else { *last };
             scanned += rows.len();
-            let found = self.seen(reader, view, &rows, backward).await?;
-            events.extend(found.into_iter().filter(|seen| query.filter.allows(&seen.stored.event)));
+            events.extend(self.shown(view, &rows, backward, &query.filter).await?);
             if rows.len() < wanted || events.len() >= limit {
                 break;
             }
@@ -107,12 +106,12 @@ impl Reads {
     /// Timeline rows that hold an event, from a place on.
     async fn rows(
         &self,
-        view: &RoomView,
+        view: &RoomView<'_>,
         at: Order,
         to: Option<Order>,
         backward: bool,
         limit: usize,
-    ) -> Result<Vec<(Order, hearth_store::EventNumber)>, ReadError> {
+    ) -> Result<Vec<(Order, EventNumber)>, ReadError> {
         let range = if backward {
             (to.map_or(Bound::Unbounded, Bound::Excluded), Bound::Included(at.min(view.until)))
         } else {
@@ -130,34 +129,38 @@ impl Reads {
         Ok(rows.into_iter().filter_map(|(order, row)| Some((order, row.event?))).collect())
     }
 
-    /// The events of these rows that pass the gate, in the order of the rows.
-    async fn seen(
+    /// The events of these rows that pass the gate and the filter, in the order of the rows.
+    async fn shown(
         &self,
-        reader: &Reader,
-        view: &RoomView,
-        rows: &[(Order, hearth_store::EventNumber)],
+        view: &mut RoomView<'_>,
+        rows: &[(Order, EventNumber)],
         backward: bool,
-    ) -> Result<Vec<Seen>, ReadError> {
-        let numbers: Vec<_> = rows.iter().map(|(_, number)| *number).collect();
-        let stored = self.store.events(view.number, &numbers).await?;
-        let orders = rows.iter().map(|(order, _)| *order);
-        let mut events: Vec<_> = orders.zip(stored).filter_map(|(order, event)| Some((order, event?))).collect();
+        filter: &RoomEventFilter,
+    ) -> Result<Vec<Shown>, ReadError> {
+        let numbers: Vec<EventNumber> = rows.iter().map(|(_, number)| *number).collect();
+        let stored = self.store.events_in_passing(view.number, &numbers).await?;
+        let mut events: Vec<_> = rows.iter().map(|(order, _)| *order).zip(stored).collect();
         // The gate walks upwards, where one standing follows from the other.
         if backward {
             events.reverse();
         }
-        let mut seen: Vec<Seen> = self.look(reader, view, events).await?.into_iter().flatten().collect();
+        let is_everything = filter.is_everything();
+        let mut shown = view.gate.shown(events.into_iter(), |event| is_everything || filter.allows(event)).await?;
         if backward {
-            seen.reverse();
+            shown.reverse();
         }
-        Ok(seen)
+        Ok(shown)
     }
 
     /// The member events of those who sent these events, as of the newest of them.
-    pub(super) async fn senders(&self, view: &RoomView, events: &[Seen]) -> Result<Vec<Arc<StoredEvent>>, ReadError> {
-        let newest = events.iter().max_by_key(|seen| seen.order);
-        let Some(version) = newest.map(|seen| seen.stored.header.state_after) else { return Ok(Vec::new()) };
-        let senders: BTreeSet<OwnedUserId> = events.iter().map(|seen| seen.stored.event.sender().to_owned()).collect();
+    pub(super) async fn senders(
+        &self,
+        view: &RoomView<'_>,
+        events: &[Shown],
+    ) -> Result<Vec<Arc<StoredEvent>>, ReadError> {
+        let newest = events.iter().max_by_key(|shown| shown.order);
+        let Some(version) = newest.map(|shown| shown.event.header.state_after) else { return Ok(Vec::new()) };
+        let senders: BTreeSet<OwnedUserId> = events.iter().map(|shown| shown.event.event.sender().to_owned()).collect();
         let mut members = Vec::with_capacity(senders.len());
         for sender in senders {
             members.extend(self.store.state_event(view.number, version, "m.room.member", sender.as_str()).await?);

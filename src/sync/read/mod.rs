@@ -7,7 +7,6 @@ mod context;
 mod initial;
 mod members;
 mod messages;
-mod present;
 mod room;
 mod state;
 mod timestamp;

@@ -1,36 +1,35 @@
 //! What a reader may read of a room at all, before any single event is looked at.
 
+use std::sync::Arc;
+
 use hearth_store::{
-    EventNumber, Order, RoomNumber, StateVersion,
+    EventNumber, Order, RoomNumber, StateVersion, StoredEvent,
     tables::{Head, Membership, MembershipRow},
 };
 use hearth_users::Ignored;
-use hearth_view::{PageToken, PlaceToken, Visibility};
+use hearth_view::{EventFormat, PageToken, PlaceToken, Visibility};
 use ruma::RoomId;
 
 use super::{ReadError, Reader, Reads};
+use crate::gate::{Eyes, Gate, Shown};
 
 /// Member events that are followed back from the present one to where the reader was last joined. A member whose
 /// events since then are more (bans and unbans, invites declined) is treated as never having been there.
 const MEMBER_EVENTS_MAX: usize = 64;
 
 /// A room, as far as one reader may look.
-pub(super) struct RoomView {
+pub(super) struct RoomView<'a> {
     pub(super) number: RoomNumber,
     pub(super) membership: Option<MembershipRow>,
     /// Nothing behind this place is shown.
     pub(super) until: Order,
     /// The state that the reader sees as the room's: the present one, or the one left behind.
     pub(super) state: StateVersion,
-    pub(super) ignored: Ignored,
+    /// All events go through it.
+    pub(super) gate: Gate<'a>,
 }
 
-impl RoomView {
-    /// Whether the reader is joined now, or came to be joined after this place.
-    pub(super) fn joined_after(&self, order: Order) -> bool {
-        self.membership.is_some_and(|row| row.membership == Membership::Join || row.joined_position > order.position)
-    }
-
+impl RoomView<'_> {
     /// Whether the reader is joined now.
     pub(super) fn is_joined(&self) -> bool {
         self.membership.is_some_and(|row| row.membership == Membership::Join)
@@ -46,11 +45,35 @@ impl RoomView {
             }
         }
     }
+
+    /// Appends a JSON array of events.
+    pub(super) async fn write_events(
+        &self,
+        out: &mut Vec<u8>,
+        events: impl IntoIterator<Item = &Shown>,
+    ) -> Result<(), ReadError> {
+        out.push(b'[');
+        for shown in events {
+            self.gate.write(out, &EventFormat::CLIENT, shown).await?;
+        }
+        out.push(b']');
+        Ok(())
+    }
+
+    /// Appends a JSON array of state events, which whoever may see the state may see.
+    pub(super) async fn write_state(&self, out: &mut Vec<u8>, events: &[Arc<StoredEvent>]) -> Result<(), ReadError> {
+        out.push(b'[');
+        for stored in events {
+            self.gate.write_state(out, &EventFormat::CLIENT, stored).await?;
+        }
+        out.push(b']');
+        Ok(())
+    }
 }
 
 impl Reads {
     /// Opens a room for a reader; [`ReadError::Forbidden`] where there is nothing for them.
-    pub(super) async fn open(&self, reader: &Reader, room_id: &RoomId) -> Result<RoomView, ReadError> {
+    pub(super) async fn open<'a>(&'a self, reader: &'a Reader, room_id: &RoomId) -> Result<RoomView<'a>, ReadError> {
         let number = self.store.room_number(room_id).await?.ok_or(ReadError::Forbidden)?;
         let head = self.store.head(number).await?.filter(|head| !head.loading && !head.purged);
         let head = head.ok_or(ReadError::Forbidden)?;
@@ -64,7 +87,21 @@ impl Reads {
             None => Ignored::default(),
         };
         let (until, state) = self.extent(number, &head, membership).await?;
-        Ok(RoomView { number, membership, until, state, ignored })
+        let eyes = Eyes {
+            store: &self.store,
+            users: &self.users,
+            user_id: &reader.user_id,
+            device_id: reader.device_id.as_deref(),
+            ignored,
+            now_ms: self.clock.now_ms(),
+        };
+        let mut gate = Gate::new(eyes, number).await?;
+        gate.joined_until = match membership {
+            Some(row) if row.membership == Membership::Join => u64::MAX,
+            Some(row) => row.joined_position,
+            None => 0,
+        };
+        Ok(RoomView { number, membership, until, state, gate })
     }
 
     /// How far the reader's view reaches, and the state at its end.

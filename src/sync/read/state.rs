@@ -16,7 +16,7 @@ impl Reads {
         let view = self.open(reader, room_id).await?;
         let events = self.state_events(&view, view.state).await?;
         let mut out = Vec::with_capacity(512 * events.len() + 2);
-        self.write_state(&mut out, &EventFormat::CLIENT, &events);
+        view.write_state(&mut out, &events).await?;
         Ok(out.into())
     }
 
@@ -36,14 +36,14 @@ impl Reads {
             return Ok(Bytes::copy_from_slice(stored.event.content_json().as_bytes()));
         }
         let mut out = Vec::with_capacity(1_024);
-        self.write_state_event(&mut out, &EventFormat::CLIENT, &stored);
+        view.gate.write_state(&mut out, &EventFormat::CLIENT, &stored).await?;
         Ok(out.into())
     }
 
     /// The events of a version of the state.
     pub(super) async fn state_events(
         &self,
-        view: &RoomView,
+        view: &RoomView<'_>,
         version: StateVersion,
     ) -> Result<Vec<Arc<StoredEvent>>, ReadError> {
         let entries = self.store.state_all(view.number, version).await?;

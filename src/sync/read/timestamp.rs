@@ -36,7 +36,7 @@ impl Reads {
         ts_ms: u64,
         direction: Direction,
     ) -> Result<FoundEvent, ReadError> {
-        let view = self.open(reader, room_id).await?;
+        let mut view = self.open(reader, room_id).await?;
         let near = self.search(&view, ts_ms).await?;
         let query = |direction| MessagesQuery {
             from: None,
@@ -45,20 +45,20 @@ impl Reads {
             limit: NEIGHBOURS,
             filter: hearth_view::RoomEventFilter::default(),
         };
-        let mut seen = self.page(reader, &view, near, None, &query(Direction::Backward)).await?.events;
-        seen.extend(self.page(reader, &view, near, None, &query(Direction::Forward)).await?.events);
-        let times = seen.iter().map(|seen| (seen.stored.event.origin_server_ts(), seen));
+        let mut shown = self.page(&mut view, near, None, &query(Direction::Backward)).await?.events;
+        shown.extend(self.page(&mut view, near, None, &query(Direction::Forward)).await?.events);
+        let times = shown.iter().map(|shown| (shown.event.event.origin_server_ts(), shown));
         let found = match direction {
-            Direction::Forward => times.filter(|(ts, _)| *ts >= ts_ms).min_by_key(|(ts, seen)| (*ts, seen.order)),
-            Direction::Backward => times.filter(|(ts, _)| *ts <= ts_ms).max_by_key(|(ts, seen)| (*ts, seen.order)),
+            Direction::Forward => times.filter(|(ts, _)| *ts >= ts_ms).min_by_key(|(ts, shown)| (*ts, shown.order)),
+            Direction::Backward => times.filter(|(ts, _)| *ts <= ts_ms).max_by_key(|(ts, shown)| (*ts, shown.order)),
         };
-        let (origin_server_ts_ms, seen) = found.ok_or(ReadError::NotFound("event"))?;
-        Ok(FoundEvent { event_id: seen.stored.event.event_id().to_owned(), origin_server_ts_ms })
+        let (origin_server_ts_ms, shown) = found.ok_or(ReadError::NotFound("event"))?;
+        Ok(FoundEvent { event_id: shown.event.event.event_id().to_owned(), origin_server_ts_ms })
     }
 
     /// A place in the timeline such that, as far as times rise with places, what is before it was sent before `ts_ms` and
     /// what is behind it later.
-    async fn search(&self, view: &RoomView, ts_ms: u64) -> Result<Order, ReadError> {
+    async fn search(&self, view: &RoomView<'_>, ts_ms: u64) -> Result<Order, ReadError> {
         let present = self.store.live().positions().at(view.number.partition()).0;
         let (mut low, mut high) = (0, present.min(view.until.position).saturating_add(1));
         for _ in 0..STEPS_MAX {

@@ -1,0 +1,87 @@
+//! What reads on request show: the same gate as in syncs, without a state that is given.
+
+use hearth_store::tables::{Membership, users::AccountKind};
+use hearth_users::{Localpart, NewAccount};
+use hearth_view::RoomEventFilter;
+use serde_json::{Value, json};
+
+use super::world::{Person, Room, World};
+use crate::read::{Direction, MessagesQuery, Reader};
+
+/// The last events of a room as this person is shown them, newest first.
+async fn history(world: &World, person: &Person, room: &Room) -> Vec<Value> {
+    let reader = Reader { user_id: person.reader.user_id.clone(), device_id: Some(person.reader.device_id.clone()) };
+    let query = MessagesQuery {
+        from: None,
+        to: None,
+        direction: Direction::Backward,
+        limit: 100,
+        filter: RoomEventFilter::default(),
+    };
+    let page = world.reads.messages(&reader, &room.id, &query).await.expect("a room to read");
+    let page: Value = serde_json::from_slice(&page).expect("an answer is JSON");
+    page["chunk"].as_array().expect("a page has events").clone()
+}
+
+fn topics(history: &[Value]) -> Vec<(Value, Value)> {
+    let topics = history.iter().filter(|event| event["type"] == "m.room.topic");
+    topics
+        .map(|event| (event["content"]["topic"].clone(), event["unsigned"]["prev_content"]["topic"].clone()))
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_replaced_is_shown_only_to_those_who_may_see_it() {
+    let world = World::new().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let room = world.room("room", &alice).await;
+    let topic = async |topic: &str| room.send(&alice, "m.room.topic", Some(""), json!({ "topic": topic })).await;
+    room.visibility(&alice, "joined").await;
+    let secret = topic("secret").await;
+    room.visibility(&alice, "shared").await;
+    topic("open").await;
+    topic("last").await;
+    room.member(&bob, &bob, Membership::Join).await;
+
+    let seen = history(&world, &bob, &room).await;
+    assert_eq!(topics(&seen), [(json!("last"), json!("open")), (json!("open"), Value::Null)]);
+    let open = seen.iter().find(|event| event["content"]["topic"] == "open").expect("it was shared");
+    assert_eq!(open["unsigned"]["replaces_state"], json!(secret));
+    let seen = history(&world, &alice, &room).await;
+    let all = [("last", json!("open")), ("open", json!("secret")), ("secret", Value::Null)];
+    assert_eq!(topics(&seen), all.map(|(topic, replaced)| (json!(topic), replaced)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_name_their_room_and_the_readers_membership() {
+    let world = World::new().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let room = world.room("room", &alice).await;
+    room.message(&alice, "before").await;
+    room.member(&bob, &bob, Membership::Join).await;
+    room.message(&alice, "after").await;
+    let seen = history(&world, &bob, &room).await;
+    assert!(seen.iter().all(|event| event["room_id"] == room.id.as_str()));
+    let memberships: Vec<&Value> = seen.iter().map(|event| &event["unsigned"]["membership"]).collect();
+    assert_eq!(memberships, ["join", "join", "leave", "leave", "leave"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_erased_sender_is_read_only_by_those_who_were_there() {
+    let world = World::new().await;
+    let (alice, bob, carol) = (world.person("alice").await, world.person("bob").await, world.person("carol").await);
+    let localpart = Localpart::parse("bob", bob.reader.user_id.server_name()).expect("a name");
+    let account = NewAccount { localpart, password: None, kind: AccountKind::Full, admin: false };
+    world.users.create(&account).await.expect("the name is free");
+    let room = world.room("room", &alice).await;
+    room.member(&bob, &bob, Membership::Join).await;
+    room.message(&bob, "words").await;
+    room.member(&carol, &carol, Membership::Join).await;
+    world.users.deactivate(&bob.reader.user_id, true).await.expect("an account");
+    let words = async |reader: &Person| {
+        let seen = history(&world, reader, &room).await;
+        seen.iter().find(|event| event["type"] == "m.room.message").expect("there was one")["content"].clone()
+    };
+    assert_eq!(words(&alice).await, json!({"body": "words"}));
+    assert_eq!(words(&carol).await, json!({}));
+}
