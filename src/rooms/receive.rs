@@ -4,6 +4,7 @@
 use hearth_core::{FormatError, Reason, SignatureError};
 use hearth_store::{CommitError, LoadError};
 
+mod acl;
 mod check;
 
 pub(crate) use check::Cpu;
