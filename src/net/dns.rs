@@ -17,7 +17,7 @@ use hickory_resolver::{
     },
     system_conf::read_system_conf,
 };
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{sync::Semaphore, task::spawn_blocking, time};
 
 use crate::{
     SettingsError,
@@ -44,8 +44,9 @@ const TTL_MAX: Duration = Duration::from_secs(86_400);
 /// Likewise for "there is none".
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(600);
 
-/// Queries waiting for one name server; lookups that would exceed it wait here instead.
-const QUERIES_MAX: usize = 256;
+/// Queries under way, each with a socket of its own; further lookups wait their turn. So many names of which nobody
+/// answers, all at once, are more than a server in a few thousand rooms meets.
+const QUERIES_MAX: usize = 512;
 
 /// What the operator decides.
 #[derive(Clone, Debug)]
@@ -56,16 +57,25 @@ pub struct DnsSettings {
     /// `/etc/hosts` (read once) comes before the name servers.
     pub hosts_file: bool,
     /// What is waited for an answer before asking again, in milliseconds.
-    pub timeout_ms: u64,
+    pub query_timeout_ms: u64,
     /// How often a query is repeated that was not answered.
     pub retries: usize,
+    /// What is waited for a whole lookup, aliases and repetitions included, in milliseconds.
+    pub lookup_timeout_ms: u64,
     /// Answers that are kept for their time to live.
     pub cache_entries_max: u64,
 }
 
 impl Default for DnsSettings {
     fn default() -> Self {
-        Self { name_servers: Vec::new(), hosts_file: true, timeout_ms: 5_000, retries: 2, cache_entries_max: 16_384 }
+        Self {
+            name_servers: Vec::new(),
+            hosts_file: true,
+            query_timeout_ms: 3_000,
+            retries: 2,
+            lookup_timeout_ms: 10_000,
+            cache_entries_max: 16_384,
+        }
     }
 }
 
@@ -75,15 +85,29 @@ pub struct DnsResolver {
     resolver: TokioResolver,
     entropy: Arc<dyn Entropy>,
     turns: Semaphore,
+    whole: Duration,
 }
 
 impl DnsResolver {
     /// Reads the system's configuration, on a thread that may block.
     pub async fn open(settings: DnsSettings, entropy: Arc<dyn Entropy>) -> Result<Self, SettingsError> {
+        let whole = Duration::from_millis(settings.lookup_timeout_ms);
         let resolver = spawn_blocking(move || build(&settings)).await;
         let resolver = resolver.map_err(|error| SettingsError::System(error.to_string()))??;
         // A lookup of addresses is two queries.
-        Ok(Self { resolver, entropy, turns: Semaphore::new(QUERIES_MAX / 2) })
+        Ok(Self { resolver, entropy, turns: Semaphore::new(QUERIES_MAX / 2), whole })
+    }
+
+    /// In time, and counted.
+    async fn look_up<T>(
+        &self,
+        lookup: impl Future<Output = Result<Vec<T>, ResolveFailed>>,
+    ) -> Result<Vec<T>, ResolveFailed> {
+        let observed = Observed::lookup();
+        let found = time::timeout(self.whole, lookup).await;
+        let found = found.unwrap_or_else(|_| Err(ResolveFailed("it took too long".to_owned())));
+        observed.looked_up(&found);
+        found
     }
 
     async fn host(&self, host: &str) -> Result<Vec<IpAddr>, ResolveFailed> {
@@ -149,21 +173,11 @@ impl DnsResolver {
 
 impl Resolver for DnsResolver {
     fn addresses<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, ResolveFailed>> {
-        Box::pin(async move {
-            let observed = Observed::lookup();
-            let found = self.host(host).await;
-            observed.looked_up(&found);
-            found
-        })
+        Box::pin(self.look_up(self.host(host)))
     }
 
     fn services<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<SrvTarget>, ResolveFailed>> {
-        Box::pin(async move {
-            let observed = Observed::lookup();
-            let found = self.service(name).await;
-            observed.looked_up(&found);
-            found
-        })
+        Box::pin(self.look_up(self.service(name)))
     }
 }
 
@@ -173,7 +187,7 @@ fn build(settings: &DnsSettings) -> Result<TokioResolver, SettingsError> {
     } else {
         (settings.name_servers.iter().map(|address| name_server(*address)).collect(), ResolverOpts::default())
     };
-    options.timeout = Duration::from_millis(settings.timeout_ms);
+    options.timeout = Duration::from_millis(settings.query_timeout_ms);
     options.attempts = settings.retries;
     options.cache_size = settings.cache_entries_max;
     options.use_hosts_file = if settings.hosts_file { ResolveHosts::Always } else { ResolveHosts::Never };

@@ -45,7 +45,7 @@ const PING_AFTER: Duration = Duration::from_secs(20);
 /// The sign of life must come within this, else the connection is given up and no longer shared with new requests.
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 
-/// What the operator and the assembly decide.
+/// What the operator and the assembly decide. A bound of 0 counts as 1.
 #[derive(Clone, Debug)]
 pub struct HttpsSettings {
     /// What may be connected to.
@@ -106,8 +106,8 @@ impl HttpsClient {
         };
         Ok(Self {
             dialer: Arc::new(dialer),
-            targets: Cache::new(settings.targets_max),
-            turns: Semaphore::new(settings.requests_max.min(Semaphore::MAX_PERMITS)),
+            targets: Cache::new(settings.targets_max.max(1)),
+            turns: turns(settings.requests_max),
             settings,
         })
     }
@@ -194,7 +194,7 @@ impl Target {
             host: HeaderValue::from_str(host).map_err(|_| no_host())?,
             authority: authority.ok_or_else(no_host)?,
             addresses,
-            turns: Semaphore::new(of.settings.requests_per_target_max.min(Semaphore::MAX_PERMITS)),
+            turns: turns(of.settings.requests_per_target_max),
         })
     }
 
@@ -234,6 +234,10 @@ impl Target {
         headers.insert(USER_AGENT, AGENT);
         Ok(outgoing)
     }
+}
+
+fn turns(at_once: usize) -> Semaphore {
+    Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))
 }
 
 /// Did the connection break that had served another request before?

@@ -46,11 +46,14 @@ impl NameServer {
     }
 
     async fn resolver(&self, seed: u64) -> DnsResolver {
+        self.resolver_within(seed, DnsSettings::default().lookup_timeout_ms).await
+    }
+
+    async fn resolver_within(&self, seed: u64, lookup_timeout_ms: u64) -> DnsResolver {
         let settings = DnsSettings {
             name_servers: vec![self.address],
             hosts_file: false,
-            timeout_ms: 150,
-            retries: 1,
+            lookup_timeout_ms,
             ..DnsSettings::default()
         };
         DnsResolver::open(settings, Arc::new(SeededEntropy::new(seed))).await.unwrap()
@@ -133,9 +136,8 @@ async fn no_answer_is_told_from_no_address() {
     let resolver = server.resolver(1).await;
     assert!(addresses(&resolver, "nobody.example").await.is_empty());
     assert_eq!(addresses(&resolver, "half.example").await, ["192.0.2.9"]);
-    for host in ["broken.example", "silent.example"] {
-        assert!(resolver.addresses(host).await.is_err(), "{host}");
-    }
+    assert!(resolver.addresses("broken.example").await.is_err());
+    assert!(server.resolver_within(1, 60).await.addresses("silent.example").await.is_err());
     assert!(resolver.services("_matrix-fed._tcp.broken.example").await.is_err());
 }
 

@@ -226,13 +226,13 @@ async fn a_slow_target_keeps_its_requests_waiting_and_nobody_elses() {
     let (slow, other) = (Server::http(&authority, NAME, HTTP2).await, Server::http(&authority, NAME, HTTP2).await);
     let settings = HttpsSettings { requests_per_target_max: 1, requests_max: 2, ..authority.settings() };
     let client = HttpsClient::open(settings).await.unwrap();
-    let never = HttpRequest { timeout_ms: 300, ..slow.get("/never") };
+    let never = HttpRequest { timeout_ms: 1_000, ..slow.get("/never") };
     let impatient = HttpRequest { timeout_ms: 50, ..slow.get("/echo") };
     let (never, impatient, patient, elsewhere) = tokio::join!(
         client.send(never),
         client.send(impatient),
         client.send(slow.get("/echo")),
-        client.send(HttpRequest { timeout_ms: 250, ..other.get("/echo") }),
+        client.send(HttpRequest { timeout_ms: 900, ..other.get("/echo") }),
     );
     assert_eq!(never.unwrap_err(), HttpError::TimedOut);
     assert_eq!(impatient.unwrap_err(), HttpError::TimedOut, "it was not its turn");
