@@ -231,7 +231,7 @@ fn functions_and_files_can_be_read() {
 }
 
 /// Names and lengths of functions. The code is formatted, so a function ends at the first closing brace that stands as
-/// far left as its head.
+/// far left as its head; one without a body ends with its signature.
 fn functions(text: &str) -> Vec<(String, usize)> {
     let lines: Vec<_> = text.lines().collect();
     let heads = lines.iter().enumerate().filter_map(|(number, line)| {
@@ -242,7 +242,10 @@ fn functions(text: &str) -> Vec<(String, usize)> {
         Some((number, line.len() - code.len(), name.to_owned()))
     });
     let length = |number: usize, indent: usize| {
-        let ends = |line: &str| line.starts_with(&" ".repeat(indent)) && line[indent..].starts_with('}');
+        let ends = |line: &str| {
+            let rest = line.strip_prefix(&*" ".repeat(indent));
+            rest.is_some_and(|rest| rest.starts_with('}') || rest.starts_with(')') && rest.ends_with(';'))
+        };
         let one_line = lines[number].trim_end().ends_with('}') || lines[number].trim_end().ends_with(';');
         if one_line { Some(1) } else { lines[number..].iter().position(|line| ends(line)).map(|end| end + 1) }
     };
@@ -251,6 +254,8 @@ fn functions(text: &str) -> Vec<(String, usize)> {
 
 #[test]
 fn the_length_of_a_function_is_counted_right() {
-    let text = "fn a() {}\nimpl X {\n    pub(crate) async fn b(\n        &self,\n    ) {\n        if x {\n        }\n    }\n}\n";
-    assert_eq!(functions(text), [("a".to_owned(), 1), ("b".to_owned(), 6)]);
+    let text = "fn a() {}\nimpl X {\n    pub(crate) async fn b(\n        &self,\n    ) {\n        if x {\n        }\n    }\n}\n\
+                trait Y {\n    fn c(\n        &self,\n    ) -> u8;\n\n    fn d() {\n    }\n}\n";
+    let lengths = [("a".to_owned(), 1), ("b".to_owned(), 6), ("c".to_owned(), 3), ("d".to_owned(), 2)];
+    assert_eq!(functions(text), lengths);
 }
