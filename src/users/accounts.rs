@@ -111,11 +111,20 @@ impl Loaded {
 }
 
 impl Users {
-    /// Makes an account.
+    /// Makes an account. Registrations come by [`Users::register`].
     pub async fn create(&self, new: &NewAccount) -> Result<OwnedUserId, CreateError> {
         let user_id = new.localpart.user_id(&self.settings.server_name);
         let user = self.store.ensure_user_number(&user_id).await.map_err(Fault::from)?;
-        let row = AccountRow {
+        let row = self.account_row(new, &user_id);
+        let mut write = Write::new(user.partition());
+        write.require_absent(Table::Us, account_key(user));
+        write.put(Table::Us, account_key(user), &row);
+        if committed(self.store.commit(write).await)? { Ok(user_id) } else { Err(CreateError::InUse) }
+    }
+
+    /// The row of an account that is made now.
+    pub(crate) fn account_row(&self, new: &NewAccount, user_id: &UserId) -> AccountRow {
+        AccountRow {
             user_id: user_id.to_string(),
             kind: new.kind,
             password: new.password.clone(),
@@ -125,11 +134,7 @@ impl Users {
             locked: false,
             deactivated: false,
             erased: false,
-        };
-        let mut write = Write::new(user.partition());
-        write.require_absent(Table::Us, account_key(user));
-        write.put(Table::Us, account_key(user), &row);
-        if committed(self.store.commit(write).await)? { Ok(user_id) } else { Err(CreateError::InUse) }
+        }
     }
 
     /// Makes an account with a plain password, for `hearth user create`.
@@ -225,15 +230,6 @@ impl Users {
     /// Suspends an account, or ends its suspension.
     pub async fn set_suspended(&self, user_id: &UserId, suspended: bool) -> Result<(), AccountError> {
         self.change_account(user_id, |row| row.suspended = suspended).await
-    }
-
-    /// Turns a guest into a full account with a password. Its sessions remain.
-    pub async fn upgrade_guest(&self, user_id: &UserId, password: Option<PasswordHash>) -> Result<(), AccountError> {
-        self.change_account(user_id, |row| {
-            row.kind = AccountKind::Full;
-            row.password.clone_from(&password);
-        })
-        .await
     }
 
     /// Whether the user asked to be erased. Not so for users of other servers.

@@ -22,6 +22,7 @@ mod profile;
 mod push_rules;
 mod receipt_writer;
 mod receipts;
+mod registering;
 mod registration;
 #[cfg(test)]
 mod service_tests;
@@ -49,6 +50,7 @@ pub use presence::{Presence, PresenceState, PresenceUpdate, Syncing};
 pub use profile::{PROFILE_BYTES_MAX, ProfileError};
 pub use push_rules::{NewRule, PushRuleError, RulePlace, rules_json};
 pub use receipts::{Receipt, ReceiptError, ReceiptKind};
+pub use registering::{RegisterError, Registrant};
 pub use registration::{RegistrationToken, TokenUseError};
 pub use sessions::{AuthError, LogInError, LoginError, OpenError, OpenedSession, RefreshError, SessionWish};
 pub use settings::{PasswordSettings, Registration, Secret, UserSettings};

@@ -31,7 +31,8 @@ const REMEMBER: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often timeouts are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How often sessions of interactive authentication are swept: they live a quarter of an hour.
+/// How often sessions of interactive authentication and claims on registration tokens are swept: they live a quarter of an
+/// hour.
 const SWEEP_EVERY: Duration = Duration::from_secs(10 * 60);
 
 /// The longest status message, in bytes.
@@ -374,6 +375,9 @@ impl Users {
                 swept = now;
                 if let Err(fault) = users.sweep_interactive().await {
                     tracing::warn!(%fault, "old authentication sessions were not swept");
+                }
+                if let Err(fault) = users.settle_claims(None).await {
+                    tracing::warn!(%fault, "old claims on registration tokens were not settled");
                 }
             }
         }

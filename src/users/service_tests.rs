@@ -4,16 +4,17 @@ mod data;
 mod interactive;
 mod present;
 mod receipts;
+mod registrations;
 mod sessions;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hearth_ports::{ManualClock, SeededEntropy, mem::MemEngine};
 use hearth_store::{Store, StoreSettings};
 use ruma::{OwnedUserId, UserId, server_name};
 
 use crate::{
-    AccountKind, Localpart, NewAccount, OpenedSession, PasswordSettings, Registration, Secret, SessionWish,
+    AccountKind, Localpart, NewAccount, OpenedSession, Passed, PasswordSettings, Registration, Secret, SessionWish,
     UserSettings, Users,
 };
 
@@ -48,6 +49,22 @@ impl World {
         Self { users, store, clock, engine }
     }
 
+    /// Lets what is committed wait until nobody does anything else, again and again: of those who want the same, all have
+    /// read before one writes. Gives how many batches waited each time. Time must be paused.
+    async fn in_steps<T>(&self, work: impl Future<Output = T>) -> (T, Vec<usize>) {
+        let mut work = std::pin::pin!(work);
+        let mut steps = Vec::new();
+        loop {
+            self.engine.pause();
+            let done = tokio::time::timeout(Duration::from_millis(1), &mut work).await;
+            steps.extend(Some(self.engine.waiting()).filter(|waiting| *waiting > 0));
+            self.engine.resume();
+            if let Ok(done) = done {
+                return (done, steps);
+            }
+        }
+    }
+
     /// An account with the usual password.
     async fn account(&self, name: &str) -> OwnedUserId {
         self.users.create_account(localpart(name), PASSWORD, false).await.unwrap()
@@ -77,4 +94,14 @@ fn on_device(device_id: &str) -> SessionWish {
 
 fn new_account(name: &str) -> NewAccount {
     NewAccount { localpart: localpart(name), password: None, kind: AccountKind::Full, admin: false }
+}
+
+/// What a session of interactive authentication gives that passed for a registration.
+fn passed(session: &str, token: Option<&str>) -> Passed {
+    Passed {
+        session: Some(session.to_owned()),
+        remembered: None,
+        registration_token: token.map(str::to_owned),
+        registered: None,
+    }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
 use hearth_users::{
-    AccountError, AccountKind, AuthError, CreateError, Localpart, NewAccount, Passed, Registration, Remembered,
-    SessionWish, Stage, TokenUseError, Users,
+    AccountKind, AuthError, CreateError, Localpart, NewAccount, Passed, RegisterError, Registrant, Registration,
+    Remembered, SessionWish, Stage, Users,
 };
 use ruma::{OwnedUserId, UserId};
 use serde::Deserialize;
@@ -122,35 +122,23 @@ async fn make(
         (None, Some(password)) => users.hash_password(password).await.map_err(password_error)?,
         (None, None) => return Err(Error::missing_param("password is missing")),
     };
-    if let Some(token) = &passed.registration_token {
-        users.use_registration_token(token).await.map_err(|error| match error {
-            TokenUseError::Invalid => Error::forbidden(error.to_string()),
-            TokenUseError::Fault(ours) => ours.into(),
-        })?;
-    }
-    if let Some(guest) = guest {
-        users.upgrade_guest(&guest, Some(password)).await.map_err(account_error)?;
-        return Ok(guest);
-    }
-    let server_name = &users.settings().server_name;
-    let localpart = match (localpart, remembered.username) {
-        (Some(localpart), _) => localpart,
-        (None, Some(name)) => Localpart::parse(&name, server_name).map_err(bad_name)?,
-        (None, None) => users.free_localpart(),
-    };
-    let account = NewAccount { localpart, password: Some(password), kind: AccountKind::Full, admin: false };
-    match users.create(&account).await {
-        Ok(user_id) => Ok(user_id),
-        Err(CreateError::Fault(ours)) => Err(ours.into()),
-        Err(CreateError::InUse) => {
-            if let Some(token) = &passed.registration_token
-                && let Err(error) = users.return_registration_token(token).await
-            {
-                tracing::warn!(%error, "a use of a registration token was lost");
-            }
-            Err(user_in_use())
+    let registrant = match guest {
+        Some(user_id) => Registrant::Guest { user_id, password },
+        None => {
+            let localpart = match (localpart, remembered.username) {
+                (Some(localpart), _) => localpart,
+                (None, Some(name)) => Localpart::parse(&name, &users.settings().server_name).map_err(bad_name)?,
+                (None, None) => users.free_localpart(),
+            };
+            let password = Some(password);
+            Registrant::New(NewAccount { localpart, password, kind: AccountKind::Full, admin: false })
         }
-    }
+    };
+    users.register(passed, &registrant).await.map_err(|error| match error {
+        RegisterError::InUse => user_in_use(),
+        RegisterError::NoGuest | RegisterError::Token => Error::forbidden(error.to_string()),
+        RegisterError::Fault(ours) => ours.into(),
+    })
 }
 
 async fn answer(users: &Users, user_id: &UserId, inhibit_login: bool, wish: &SessionWish) -> Result<Reply, Error> {
@@ -213,12 +201,4 @@ async fn remembered(users: &Users, body: &Body, localpart: Option<&Localpart>) -
         device_name: body.initial_device_display_name.clone(),
         inhibit_login: body.inhibit_login.unwrap_or(false),
     })
-}
-
-fn account_error(error: AccountError) -> Error {
-    match error {
-        AccountError::NotFound => Error::forbidden(error.to_string()),
-        AccountError::Password(error) => password_error(error),
-        AccountError::Fault(ours) => ours.into(),
-    }
 }

@@ -13,7 +13,7 @@ use hearth_rooms::RoomsSettings;
 use hearth_server::{Ports, Server, ServerSettings};
 use hearth_store::StoreSettings;
 use hearth_sync::SyncSettings;
-use hearth_users::{PasswordSettings, Registration, UserSettings};
+use hearth_users::{PasswordSettings, Registration, RegistrationToken, UserSettings};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use ruma::{OwnedServerName, server_name, user_id};
@@ -321,6 +321,33 @@ async fn a_departure_that_a_crash_cut_short_is_finished_by_the_next_server() {
     left.sort();
     left.dedup();
     assert_eq!((left.len(), count), (4, 4), "once each");
+}
+
+#[tokio::test]
+async fn a_registration_token_admits_one_account_however_often_it_is_asked_for() {
+    let mut settings = settings();
+    settings.users.registration = Registration::Token;
+    let server = World::new().start_with(1, settings).await;
+    let router = server.router();
+    let token = RegistrationToken { token: "token".to_owned(), uses: Some(1), expires_ts_ms: None };
+    server.users().put_registration_token(&token).await.unwrap();
+    let ask = async |name: &str, auth: Value| {
+        let body = json!({ "username": name, "password": "correct horse", "auth": auth });
+        let path = "/_matrix/client/v3/register";
+        let (status, answer) = send(&router, Method::POST, path, "", body.to_string().as_bytes()).await;
+        (status.as_u16(), answer)
+    };
+    let auth = |session: &Value| json!({ "type": "m.login.registration_token", "token": "token", "session": session });
+    let (status, challenge) = ask("alice", Value::Null).await;
+    assert_eq!(status, 401, "{challenge}");
+    for _ in 0..2 {
+        let (status, answer) = ask("alice", auth(&challenge["session"])).await;
+        assert_eq!((status, &answer["user_id"]), (200, &json!("@alice:example.org")), "{answer}");
+    }
+    let (status, answer) = ask("alice", auth(&Value::Null)).await;
+    assert_eq!((status, &answer["errcode"]), (400, &json!("M_USER_IN_USE")));
+    let (status, answer) = ask("bob", auth(&Value::Null)).await;
+    assert_eq!((status, &answer["errcode"]), (401, &json!("M_UNAUTHORIZED")), "{answer}");
 }
 
 #[tokio::test]

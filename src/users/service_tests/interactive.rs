@@ -1,4 +1,4 @@
-//! Interactive authentication, registration tokens, the shared secret.
+//! Interactive authentication, the shared secret.
 
 use futures_util::future::join_all;
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -7,8 +7,8 @@ use sha1::Sha1;
 
 use super::{PASSWORD, World, world};
 use crate::{
-    BadName, InteractError, Interaction, Operation, Passed, Proof, ProofOf, Refusal, RegistrationToken, Remembered,
-    SharedSecretError, Stage, TokenUseError,
+    BadName, InteractError, Interaction, Operation, Passed, Proof, ProofOf, Refusal, Remembered, SharedSecretError,
+    Stage,
 };
 
 const PASSWORD_FLOW: &[&[Stage]] = &[&[Stage::Password]];
@@ -104,24 +104,6 @@ async fn a_registration_is_remembered() {
     world.users.note_registered(&session, &alice).await.unwrap();
     let again = world.users.interact(register(dummy())).await.unwrap();
     assert_eq!(again.registered, Some(alice));
-}
-
-#[tokio::test]
-async fn a_registration_token_admits_as_many_as_it_says() {
-    let world = world().await;
-    let token = |name: &str, uses, expires_ts_ms| RegistrationToken { token: name.to_owned(), uses, expires_ts_ms };
-    world.users.put_registration_token(&token("two", Some(2), None)).await.unwrap();
-    world.users.put_registration_token(&token("soon", None, Some(1_000_500))).await.unwrap();
-    let uses = join_all((0..5).map(|_| world.users.use_registration_token("two"))).await;
-    assert_eq!(uses.iter().filter(|result| result.is_ok()).count(), 2);
-    world.users.return_registration_token("two").await.unwrap();
-    assert!(world.users.registration_token_is_valid("two").await.unwrap());
-    assert!(world.users.registration_token_is_valid("soon").await.unwrap());
-    world.clock.advance_ms(500);
-    assert!(matches!(world.users.use_registration_token("soon").await, Err(TokenUseError::Invalid)));
-    for bad in ["", "no such", "unknown", &"x".repeat(65)] {
-        assert!(!world.users.registration_token_is_valid(bad).await.unwrap(), "{bad}");
-    }
 }
 
 fn code(nonce: &str, name: &str, admin: &str) -> String {

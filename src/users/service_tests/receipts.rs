@@ -168,27 +168,6 @@ async fn public(world: &World, room: RoomNumber) -> Vec<(String, String)> {
     seen
 }
 
-/// Lets batches through one by one until all is answered; how many there were.
-async fn batches<T>(world: &World, answers: impl Future<Output = T>) -> (T, usize) {
-    let mut answers = std::pin::pin!(answers.fuse());
-    let mut count = 0;
-    loop {
-        world.engine.pause();
-        let moment = tokio::time::sleep(GATHER_FOR / 10);
-        tokio::select! {
-            answers = &mut answers => {
-                world.engine.resume();
-                return (answers, count);
-            }
-            () = moment => {
-                assert!(world.engine.waiting() < 2, "one batch of a room at a time");
-                count += world.engine.waiting();
-                world.engine.resume();
-            }
-        }
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn receipts_of_a_moment_are_one_batch() {
     let world = world().await;
@@ -197,18 +176,18 @@ async fn receipts_of_a_moment_are_one_batch() {
     say(&world, room, EventNumber(1), "$one:b.c").await;
     let set = |user| read(&world, user, "$one:b.c");
     let begun = Instant::now();
-    let (answers, count) = batches(&world, join_all(people[..50].iter().map(|user| set(user)))).await;
+    let (answers, steps) = world.in_steps(join_all(people[..50].iter().map(|user| set(user)))).await;
     assert!(answers.into_iter().all(|answer| answer.is_ok()));
-    assert_eq!(count, 1);
+    assert_eq!(steps, [1]);
     assert!(begun.elapsed() >= GATHER_FOR && begun.elapsed() < 2 * GATHER_FOR, "{:?}", begun.elapsed());
     assert_eq!(public(&world, room).await.len(), 50);
     // Those that are there already write nothing; a batch is never larger than it may be.
-    let (answers, count) = batches(&world, join_all(people.iter().map(|user| set(user)))).await;
+    let (answers, steps) = world.in_steps(join_all(people.iter().map(|user| set(user)))).await;
     assert!(answers.into_iter().all(|answer| answer.is_ok()));
-    assert_eq!(count, 2);
+    assert_eq!(steps, [1, 1]);
     assert_eq!(public(&world, room).await.len(), people.len());
-    let (_, count) = batches(&world, set(&people[0])).await;
-    assert_eq!(count, 0);
+    let (_, steps) = world.in_steps(set(&people[0])).await;
+    assert!(steps.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,9 +200,9 @@ async fn receipts_of_one_person_in_one_batch_move_forward_too() {
     }
     let set = |id| read(&world, &people[0], id);
     let ids = ["$one:b.c", "$three:b.c", "$never:b.c", "$two:b.c"];
-    let (answers, count) = batches(&world, join_all(ids.map(set))).await;
+    let (answers, steps) = world.in_steps(join_all(ids.map(set))).await;
     assert!(answers.into_iter().all(|answer| answer.is_ok()));
-    assert_eq!(count, 1);
+    assert_eq!(steps, [1]);
     assert_eq!(public(&world, room).await, [("@u0:hearth.test".to_owned(), "$three:b.c".to_owned())]);
 }
 

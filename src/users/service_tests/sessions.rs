@@ -5,8 +5,11 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use hearth_ports::mem::MemEngine;
 
-use super::{PASSWORD, World, localpart, new_account, on_device, world};
-use crate::{AccountError, AuthError, CreateError, LogInError, LoginError, OpenError, PasswordError, SessionWish};
+use super::{PASSWORD, World, localpart, new_account, on_device, passed, world};
+use crate::{
+    AccountError, AuthError, CreateError, LogInError, LoginError, OpenError, PasswordError, RegisterError, Registrant,
+    SessionWish,
+};
 
 fn refreshable(device_id: &str) -> SessionWish {
     SessionWish { refreshable: true, ..on_device(device_id) }
@@ -230,7 +233,10 @@ async fn a_guest_becomes_a_full_account() {
     let token = world.users.open_session(&guest, None, &SessionWish::default()).await.unwrap().access_token;
     assert!(world.users.authenticate(&token).await.unwrap().guest);
     let password = world.users.hash_password(PASSWORD).await.unwrap();
-    world.users.upgrade_guest(&guest, Some(password)).await.unwrap();
+    let upgrade = Registrant::Guest { user_id: guest.clone(), password };
+    assert_eq!(world.users.register(&passed("one", None), &upgrade).await.unwrap(), guest);
+    assert_eq!(world.users.register(&passed("one", None), &upgrade).await.unwrap(), guest, "the same once more");
+    assert!(matches!(world.users.register(&passed("two", None), &upgrade).await, Err(RegisterError::InUse)));
     assert!(!world.users.authenticate(&token).await.unwrap().guest);
     world.log_in(&guest, &SessionWish::default()).await;
 }

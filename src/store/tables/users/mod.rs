@@ -1,12 +1,13 @@
 //! Rows of local users, in the user's partition unless said otherwise. In `Us`: `a user` (account), `s user` (the set of
-//! its sessions), `D user device`, `p user` (profile), `d user room type` and `y user position` (account data),
+//! its sessions), `D user device`, `p user` (profile), `r user` (which registration made the account), `d user room type` and `y user position` (account data),
 //! `f user filter`, `b session` (interactive authentication, partition of its own key). In `Ix`: `t tokenhash`. In `Mi`:
-//! `g token` (registration tokens, partition of their own key) and `j leave user` (rooms to be left: see [`DepartureRow`]).
+//! `g token` (registration tokens) and `G token registration` (their claims), both in the token's partition, and `j leave user` (rooms to be left: see [`DepartureRow`]).
 
 mod account;
 mod data;
 mod departure;
 mod interactive;
+mod registration;
 mod session;
 
 pub use account::{
@@ -20,6 +21,10 @@ pub use data::{
 };
 pub use departure::{DepartureRow, departure_key, departure_of_key, departures_prefix};
 pub use interactive::{InteractiveRow, Remembered, interactive_key, interactive_partition, interactive_prefix};
+pub use registration::{
+    RegistrationId, RegistrationRow, TokenClaimRow, registration_key, token_claim_key, token_claim_of_key,
+    token_claims_prefix,
+};
 pub use session::{
     DeviceRow, RefreshStep, TokenHash, TokenKind, TokenPair, TokenRow, device_key, device_of_key, devices_prefix,
     token_key,
