@@ -4,10 +4,12 @@
 //! This crate never decides what may happen in a room and never reads one: that is `rooms`. It implements
 //! [`hearth_ports::Peers`], so that services ask other servers without knowing an endpoint.
 //!
-//! Start with [`xmatrix`] (how requests are signed) and [`discovery`] (where servers are).
+//! Start with [`xmatrix`] (how requests are signed), [`discovery`] (where servers are) and [`remote`] (requests to them).
 
 pub mod discovery;
 mod flights;
+pub mod policy;
+pub mod remote;
 #[cfg(test)]
 mod testing;
 pub mod xmatrix;
