@@ -4,7 +4,7 @@
 //! numbers, downward, with a bit for each event: there is no index to build and the answer is exact. Only state events
 //! have edges here; who asks of others begins with their auth events, which are in the header.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hearth_ports::{KeyRange, Table};
 
@@ -43,6 +43,9 @@ impl AuthBlock {
     }
 }
 
+/// The auth events of state events that the batch under construction will store: numbered above all that is stored.
+pub type NewEdges = BTreeMap<EventNumber, Vec<EventNumber>>;
+
 impl Store {
     /// Adds a state event to the auth graph. [`Write::auth_edges`] by another name.
     pub fn put_auth_edges(&self, write: &mut Write, room: RoomNumber, event: EventNumber, auths: &[EventNumber]) {
@@ -52,7 +55,17 @@ impl Store {
     /// The auth events of these events, theirs, and so on: rising, each once. One of the events given is only among
     /// them if another one rests on it.
     pub async fn auth_chain(&self, room: RoomNumber, events: &[EventNumber]) -> Result<Vec<EventNumber>, LoadError> {
-        Ok(self.auth_closure(room, events).await?.iter().collect())
+        self.auth_chain_over(room, events, &NewEdges::new()).await
+    }
+
+    /// The same where some of the events are not stored yet.
+    pub async fn auth_chain_over(
+        &self,
+        room: RoomNumber,
+        events: &[EventNumber],
+        new: &NewEdges,
+    ) -> Result<Vec<EventNumber>, LoadError> {
+        Ok(self.auth_closure(room, events, new).await?.iter().collect())
     }
 
     /// The events that are in the auth chain of one of the sets, but not in that of every one: rising.
@@ -61,12 +74,13 @@ impl Store {
         &self,
         room: RoomNumber,
         sets: &[Vec<EventNumber>],
+        new: &NewEdges,
     ) -> Result<Vec<EventNumber>, LoadError> {
         let Some((first, others)) = sets.split_first() else { return Ok(Vec::new()) };
-        let mut in_all = self.auth_closure(room, first).await?;
+        let mut in_all = self.auth_closure(room, first, new).await?;
         let mut in_any = in_all.clone();
         for set in others {
-            let chain = self.auth_closure(room, set).await?;
+            let chain = self.auth_closure(room, set, new).await?;
             in_any.unite(&chain);
             in_all.intersect(&chain);
         }
@@ -74,10 +88,50 @@ impl Store {
         Ok(in_any.iter().collect())
     }
 
-    async fn auth_closure(&self, room: RoomNumber, events: &[EventNumber]) -> Result<Bits, LoadError> {
+    /// All events on a path over auth events from one of these events to another, and these: rising.
+    /// [Conflicted state subgraph](https://spec.matrix.org/v1.19/rooms/v12/#state-resolution).
+    pub async fn auth_subgraph(
+        &self,
+        room: RoomNumber,
+        events: &[EventNumber],
+        new: &NewEdges,
+    ) -> Result<Vec<EventNumber>, LoadError> {
+        let mut below = self.auth_closure(room, events, new).await?;
+        let new_below: Vec<EventNumber> = new.keys().copied().filter(|event| below.remove(event.0)).collect();
+        let mut between = Bits::default();
+        events.iter().for_each(|event| between.insert(event.0));
+        let lowest = events.iter().map(|event| event.0 / AUTH_BLOCK).min().unwrap_or_default();
+        // Upward: what rests on an event stands above it, so one sweep finds all.
+        for block in lowest..below.blocks() {
+            let Some(highest) = below.highest_of(block) else { continue };
+            let edges = self.auth_block(room, block, highest).await?;
+            for event in (block * AUTH_BLOCK..=highest).filter(|event| below.contains(*event)) {
+                if edges.auths(event).iter().any(|auth| between.contains(*auth)) {
+                    between.insert(event);
+                }
+            }
+        }
+        for event in new_below {
+            if new[&event].iter().any(|auth| between.contains(auth.0)) {
+                between.insert(event.0);
+            }
+        }
+        Ok(between.iter().collect())
+    }
+
+    async fn auth_closure(&self, room: RoomNumber, events: &[EventNumber], new: &NewEdges) -> Result<Bits, LoadError> {
         let mut found = Bits::default();
         let mut open = Bits::default();
         events.iter().for_each(|event| open.insert(event.0));
+        for (event, auths) in new.iter().rev() {
+            // Only stored events may be asked of blocks: those are taken for complete up to the highest one.
+            if open.remove(event.0) {
+                for auth in auths {
+                    found.insert(auth.0);
+                    open.insert(auth.0);
+                }
+            }
+        }
         let mut ahead: Vec<(u32, Arc<AuthBlock>)> = Vec::new();
         for block in (0..open.blocks()).rev() {
             let Some(highest) = open.highest_of(block) else { continue };
@@ -182,6 +236,15 @@ impl Bits {
 
     pub(crate) fn contains(&self, number: u32) -> bool {
         self.0.get((number / 64) as usize).is_some_and(|word| word >> (number % 64) & 1 == 1)
+    }
+
+    /// Whether it was a member.
+    fn remove(&mut self, number: u32) -> bool {
+        let is_member = self.contains(number);
+        if let Some(word) = self.0.get_mut((number / 64) as usize) {
+            *word &= !(1 << (number % 64));
+        }
+        is_member
     }
 
     /// Blocks from 0 that hold all members.

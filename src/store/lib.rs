@@ -32,6 +32,7 @@ mod tests;
 mod timeline;
 mod write;
 
+pub use auth_graph::NewEdges;
 pub use codec::{Corrupt, Row, decode, encode};
 pub use events::StoredEvent;
 pub use identifiers::RoomIdentity;

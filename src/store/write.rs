@@ -130,6 +130,20 @@ impl Write {
         self.rewritten.push((room, number));
     }
 
+    /// As [`Self::rewrite_event`], of an event that gets its place in the timeline only now, at this position: it was
+    /// stored because others cite it, or waited for something.
+    pub fn place_event(
+        &mut self,
+        room: RoomNumber,
+        number: EventNumber,
+        header: &EventHeader,
+        json: &[u8],
+        position: Option<PositionIndex>,
+    ) {
+        self.put_filled(Table::Ev, event_key(room, number), encode_event(header, json), None, position.as_slice());
+        self.rewritten.push((room, number));
+    }
+
     /// Adds a state event to the auth graph: `auths` are its auth events, all numbered before it.
     pub fn auth_edges(&mut self, room: RoomNumber, event: EventNumber, auths: &[EventNumber]) {
         self.auth_edges.push((room, AuthEdges::new(event, auths)));

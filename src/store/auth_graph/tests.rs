@@ -73,11 +73,53 @@ proptest! {
                     let found = wait(store.auth_chain(ROOM, set)).expect("it reads");
                     prop_assert_eq!(found, chain.iter().copied().collect::<Vec<_>>());
                 }
-                let found = wait(store.auth_difference(ROOM, &sets)).expect("it reads");
+                let found = wait(store.auth_difference(ROOM, &sets, &NewEdges::new())).expect("it reads");
                 prop_assert_eq!(&found, &expected);
+                let between = sets.first().map(|set| (naive_between(&graph[..cut], set), set));
+                if let Some((between, set)) = between {
+                    let found = wait(store.auth_subgraph(ROOM, set, &NewEdges::new())).expect("it reads");
+                    prop_assert_eq!(found, between.into_iter().collect::<Vec<_>>());
+                }
             }
         }
     }
+
+    /// What is not stored yet counts like what is, and leaves nothing wrong behind.
+    #[test]
+    fn new_edges_are_as_good_as_stored_ones(
+        graph in graph(),
+        cut in any::<prop::sample::Index>(),
+        starts in vec(vec(any::<prop::sample::Index>(), 1..5), 2..4),
+    ) {
+        let (_engine, store) = store();
+        let cut = cut.index(graph.len());
+        put(&store, &graph, 0..cut);
+        let event = |at: usize| EventNumber(at as u32 + 1);
+        let edges = |at: usize| graph[at].iter().map(|auth| EventNumber(*auth)).collect();
+        let new: NewEdges = (cut..graph.len()).map(|at| (event(at), edges(at))).collect();
+        let sets: Vec<Vec<EventNumber>> =
+            starts.iter().map(|set| set.iter().map(|at| event(at.index(graph.len()))).collect()).collect();
+        let chain = wait(store.auth_chain_over(ROOM, &sets[0], &new)).expect("it reads");
+        prop_assert_eq!(chain, naive(&graph, &sets[0]).into_iter().collect::<Vec<_>>());
+        let between = wait(store.auth_subgraph(ROOM, &sets[0], &new)).expect("it reads");
+        prop_assert_eq!(between, naive_between(&graph, &sets[0]).into_iter().collect::<Vec<_>>());
+        let difference = wait(store.auth_difference(ROOM, &sets, &new)).expect("it reads");
+        put(&store, &graph, cut..graph.len());
+        let stored = wait(store.auth_difference(ROOM, &sets, &NewEdges::new())).expect("it reads");
+        prop_assert_eq!(difference, stored);
+        let chain = wait(store.auth_chain(ROOM, &sets[1])).expect("it reads");
+        prop_assert_eq!(chain, naive(&graph, &sets[1]).into_iter().collect::<Vec<_>>());
+    }
+}
+
+/// What is reached from one of the events, and reaches one.
+fn naive_between(graph: &[Vec<u32>], events: &[EventNumber]) -> BTreeSet<EventNumber> {
+    let all = naive(graph, events).into_iter().chain(events.iter().copied());
+    all.filter(|event| {
+        let below = naive(graph, &[*event]);
+        events.iter().any(|end| end == event || below.contains(end))
+    })
+    .collect()
 }
 
 #[test]

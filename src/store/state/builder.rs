@@ -96,6 +96,21 @@ impl<'a> StateBuilder<'a> {
         self.tree().get(version, state_key).await
     }
 
+    /// The events that a version, perhaps a new one, has for pairs, in the order of `state_keys`.
+    pub async fn get_many(
+        &self,
+        version: StateVersion,
+        state_keys: &[StateKeyNumber],
+    ) -> Result<Vec<Option<EventNumber>>, LoadError> {
+        self.tree().get_many(version, state_keys).await
+    }
+
+    /// All of a version, perhaps a new one, by state key.
+    pub async fn all(&self, version: StateVersion) -> Result<Vec<(StateKeyNumber, EventNumber)>, LoadError> {
+        let all = self.tree().difference(StateVersion::EMPTY, version).await?;
+        Ok(all.into_iter().filter_map(|pair| Some((pair.state_key, pair.after?))).collect())
+    }
+
     /// In which pairs two versions, perhaps new ones, differ.
     pub async fn difference(&self, from: StateVersion, to: StateVersion) -> Result<Vec<StateDifference>, LoadError> {
         self.tree().difference(from, to).await
