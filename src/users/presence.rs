@@ -215,15 +215,18 @@ impl Users {
         Ok(Some(Syncing { users: Arc::downgrade(self), user_id: user_id.to_owned() }))
     }
 
-    /// A user did something that only people do: sent, typed, read.
-    pub async fn active(&self, user_id: &UserId) -> Result<(), Fault> {
-        self.change_presence(user_id, |entry, now| {
+    /// A user did something that only people do: sent, typed, read. What they did is done whether or not others learn of
+    /// it, so there is no error.
+    pub async fn active(&self, user_id: &UserId) {
+        let told = self.change_presence(user_id, |entry, now| {
             if entry.state == PresenceState::Unavailable {
                 entry.state = PresenceState::Online;
             }
             entry.touch(now);
-        })
-        .await
+        });
+        if let Err(fault) = told.await {
+            tracing::warn!(%fault, "an active user was not shown as such");
+        }
     }
 
     /// A user's presence; offline where nothing is known.

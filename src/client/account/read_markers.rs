@@ -39,6 +39,6 @@ async fn post(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
     let (read, private) = (receipt(ReceiptKind::Public, &body.read), receipt(ReceiptKind::Private, &body.read_private));
     // At the same time, so that both receipts are of one batch.
     tokio::try_join!(fully_read, read, private).map_err(receipt_error)?;
-    users.active(user_id).await?;
+    users.active(user_id).await;
     Ok(Reply::empty())
 }

@@ -40,7 +40,7 @@ async fn post(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
     };
     let thread = thread(body.thread_id.as_ref())?;
     state.users.set_receipt(user_id, &room_id, kind, thread, &event_id).await.map_err(receipt_error)?;
-    state.users.active(user_id).await?;
+    state.users.active(user_id).await;
     Ok(Reply::empty())
 }
 

@@ -30,6 +30,6 @@ async fn put(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
     let room = room.ok_or_else(|| Error::forbidden("you are not in this room"))?;
     let timeout = Duration::from_millis(body.timeout.unwrap_or(TIMEOUT_DEFAULT_MS));
     state.users.set_typing(room, &user_id, body.typing.then_some(timeout));
-    state.users.active(&user_id).await?;
+    state.users.active(&user_id).await;
     Ok(Reply::empty())
 }

@@ -33,5 +33,6 @@ async fn redact(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
         only_own: call.requester().suspended,
     };
     let event_id = state.rooms.redact(redaction).await.map_err(send_error)?;
+    state.users.active(call.requester().user_id()).await;
     Ok(Reply::json(&json!({ "event_id": event_id })))
 }

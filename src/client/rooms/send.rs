@@ -36,6 +36,7 @@ async fn send(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
         ts_ms: None,
     };
     let event_id = state.rooms.send(message).await.map_err(send_error)?;
+    state.users.active(requester.user_id()).await;
     Ok(Reply::json(&json!({ "event_id": event_id })))
 }
 

@@ -45,6 +45,7 @@ async fn set_state(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> 
         ts_ms: None,
     };
     let event_id = state.rooms.set_state(change).await.map_err(send_error)?;
+    state.users.active(requester.user_id()).await;
     match kind.as_str() {
         "m.room.guest_access" => remove_guests(&state, &room_id).await,
         "m.room.member" => carry_over(&state, &requester.user_id, &room_id).await,

@@ -351,6 +351,39 @@ async fn a_registration_token_admits_one_account_however_often_it_is_asked_for()
 }
 
 #[tokio::test]
+async fn presence_follows_what_is_sent() {
+    let server = World::new().start(1).await;
+    let router = server.router();
+    let alice = Device::register(&router, "alice").await;
+    let room = alice.ask(Method::POST, "createRoom", json!({})).await;
+    let room = room["room_id"].as_str().unwrap();
+    let message =
+        alice.ask(Method::PUT, &format!("rooms/{room}/send/m.room.message/1"), json!({ "body": "hello" })).await;
+    let message = message["event_id"].as_str().unwrap();
+    let status = "presence/@alice:example.org/status";
+    alice.ask(Method::PUT, status, json!({ "presence": "online" })).await;
+    tokio::time::pause();
+    for (path, body) in [
+        (format!("rooms/{room}/send/m.room.message/2"), json!({ "body": "again" })),
+        (format!("rooms/{room}/state/m.room.topic"), json!({ "topic": "of the day" })),
+        (format!("rooms/{room}/redact/{message}/3"), json!({})),
+    ] {
+        // Somebody is active for a minute, and a client that does not sync is offline after half of one.
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            alice.ask(Method::GET, "sync?timeout=0", Value::Null).await;
+        }
+        let presence = alice.ask(Method::GET, status, Value::Null).await;
+        assert!(presence["last_active_ago"].as_u64().unwrap() >= 100_000, "{path}: {presence}");
+        assert_eq!((&presence["presence"], &presence["currently_active"]), (&json!("online"), &json!(false)));
+        alice.ask(Method::PUT, &path, body).await;
+        let presence = alice.ask(Method::GET, status, Value::Null).await;
+        assert!(presence["last_active_ago"].as_u64().unwrap() < 1_000, "{path}: {presence}");
+        assert_eq!((&presence["presence"], &presence["currently_active"]), (&json!("online"), &json!(true)));
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_stops_answers_those_who_wait() {
     let server = World::new().start(1).await;
     let router = server.router();
