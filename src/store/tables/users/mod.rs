@@ -1,7 +1,8 @@
 //! Rows of local users, in the user's partition unless said otherwise. In `Us`: `a user` (account), `s user` (the set of
-//! its sessions), `D user device`, `p user` (profile), `r user` (which registration made the account), `d user room type` and `y user position` (account data),
-//! `f user filter`, `b session` (interactive authentication, partition of its own key). In `Ix`: `t tokenhash`. In `Mi`:
-//! `g token` (registration tokens) and `G token registration` (their claims), both in the token's partition, and `j leave user` (rooms to be left: see [`DepartureRow`]).
+//! its sessions), `D user device`, `p user` (profile), `r user` (which registration made the account),
+//! `d user room type` and `y user position` (account data), `f user filter`, `b session` (interactive authentication,
+//! partition of its own key). In `Ix`: `t tokenhash`. In `Mi`: `g token` (registration tokens) and `G token registration`
+//! (their claims), both in the token's partition, and `j leave user` (rooms to be left: see [`DepartureRow`]).
 
 mod account;
 mod data;
