@@ -9,15 +9,16 @@ use hearth_store::{
     CommitError, LoadError,
     tables::{Create, Head, PUBLIC_LIST, PublishedRow, published_key},
 };
-use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId};
+use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use serde_json::{Map, Value};
 
 use crate::{
     AliasError, SendError,
     append::{Accepted, Group, Member},
     cache::RoomCache,
+    member::MemberAction,
     request::Proposal,
-    rooms::Rooms,
+    rooms::{MemberChange, Rooms},
     writer::Writer,
 };
 
@@ -127,9 +128,6 @@ pub enum CreateError {
     /// More than is done in one go (`M_TOO_LARGE`).
     #[error("{0}")]
     TooMuch(&'static str),
-    /// Invites of users of other servers, which cannot be reached yet (`M_FORBIDDEN`).
-    #[error("this server cannot reach other servers yet")]
-    Remote,
     /// Our fault; the text is for the log.
     #[error("unavailable: {0}")]
     Unavailable(String),
@@ -179,9 +177,6 @@ impl Rooms {
         if creation.invite.len() > INVITES_MAX || creation.initial_state.len() > INITIAL_STATE_MAX {
             return Err(CreateError::TooMuch("too many invites or state events for one request"));
         }
-        if creation.invite.iter().any(|(user, _)| user.server_name() != self.writer.server_name) {
-            return Err(CreateError::Remote);
-        }
         if creation.initial_state.iter().any(|given| given.kind == "m.room.member") {
             // Members are invited: the rest of what an invitation needs would be left out.
             let reason = Reason::new("members are not set by initial_state, but invited");
@@ -189,7 +184,11 @@ impl Rooms {
         }
         let alias = creation.alias_name.as_deref().map(|name| self.alias_named(name, creation.is_admin)).transpose()?;
         let create = create_content(&creation, version);
-        let events = first_events(&creation, version, alias.as_deref());
+        let own_server = &self.writer.server_name;
+        let events = first_events(&creation, version, alias.as_deref(), own_server);
+        let elsewhere = creation.invite.into_iter().filter(|(user, _)| user.server_name() != own_server);
+        let elsewhere: Vec<_> = elsewhere.collect();
+        let creator = creation.creator.clone();
         let new = NewRoom {
             version,
             room_id: self.choose_room_id(version),
@@ -199,7 +198,36 @@ impl Rooms {
             alias,
             is_published: creation.is_published,
         };
-        self.writer.create(new).await
+        let room_id = self.writer.create(new).await?;
+        self.invite_from_elsewhere(&room_id, &creator, creation.is_direct, elsewhere).await;
+        Ok(room_id)
+    }
+
+    /// Invites users of other servers into a room that has just been created. Who cannot be invited is left out: the room
+    /// is there, and a client that were told otherwise would make another one.
+    async fn invite_from_elsewhere(
+        &self,
+        room_id: &RoomId,
+        creator: &UserId,
+        is_direct: bool,
+        invited: Vec<(OwnedUserId, Map<String, Value>)>,
+    ) {
+        for (target, mut content) in invited {
+            if is_direct {
+                content.insert("is_direct".to_owned(), true.into());
+            }
+            let change = MemberChange {
+                room_id: room_id.to_owned(),
+                sender: creator.to_owned(),
+                target: target.clone(),
+                action: MemberAction::Invite,
+                content,
+                guest: false,
+            };
+            if let Err(error) = self.invite_remote(change).await {
+                tracing::info!(%room_id, %target, %error, "not invited into a new room");
+            }
+        }
     }
 
     fn alias_named(&self, name: &str, is_admin: bool) -> Result<OwnedRoomAliasId, CreateError> {

@@ -12,12 +12,28 @@ pub enum SendError {
     /// The room does not let guests in (`M_GUEST_ACCESS_FORBIDDEN`).
     #[error("guests may not join this room")]
     GuestsForbidden,
-    /// This server does not know the room, and other servers cannot be asked yet (`M_NOT_FOUND`).
-    #[error("this server does not know that room")]
+    /// This server does not know the room, nor a server that may (`M_NOT_FOUND`).
+    #[error("this server does not know that room, nor a server that is in it")]
     UnknownRoom,
-    /// It concerns a user or room of another server, which cannot be reached yet (`M_FORBIDDEN`).
-    #[error("this server cannot reach other servers yet")]
+    /// Nobody on this server may let the user in, nor is another server known that may (`M_FORBIDDEN`).
+    #[error("nobody on this server may let you in")]
     Remote,
+    /// Another server refuses; its words are for the client.
+    #[error("{errcode}: {error}")]
+    Refused {
+        /// The HTTP status, 4xx.
+        status: u16,
+        /// Its errcode.
+        errcode: String,
+        /// Its words.
+        error: String,
+    },
+    /// No other server could help; the text may be shown (502 `M_UNKNOWN`).
+    #[error("{0}")]
+    Unreachable(String),
+    /// The room has this version, which this server does not speak (`M_INCOMPATIBLE_ROOM_VERSION`).
+    #[error("the room has version {0}, which this server does not speak")]
+    IncompatibleVersion(String),
     /// The room has no such event (`M_INVALID_PARAM`).
     #[error("this room has no such event")]
     UnknownEvent,

@@ -14,6 +14,9 @@ use crate::{
 /// Members that are looked at to find one who can vouch for a restricted join, where the power levels name none.
 const VOUCHERS_MAX: usize = 1_000;
 
+/// Rooms that a restricted join rule names and that are looked at: each costs some reads.
+const CONDITIONS_MAX: usize = 100;
+
 /// What somebody wants to do to a membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberAction {
@@ -76,11 +79,13 @@ impl MemberIntent {
 }
 
 impl Writer {
-    /// The draft of a member event, or the event that says the same already.
+    /// The draft of a member event, or the event that says the same already. `asks_target`: the caller will ask the
+    /// server of an invited user before the event goes into the room.
     pub(crate) async fn propose_member(
         &self,
         cache: &mut RoomCache,
         intent: &MemberIntent,
+        asks_target: bool,
     ) -> Result<Result<Proposal, OwnedEventId>, SendError> {
         let before = cache.state(&self.store, "m.room.member", intent.target.as_str()).await?;
         let membership = cache.membership(&self.store, &intent.target).await?;
@@ -89,6 +94,11 @@ impl Writer {
             Wish::Act(action, content) => {
                 if let Some(standing) = standing(*action, membership, before.as_ref(), content) {
                     return Ok(Err(standing));
+                }
+                if *action == MemberAction::Invite && !asks_target && intent.target.server_name() != self.server_name {
+                    return Err(SendError::Unavailable(
+                        "an invite was not shown to the invited user's server".to_owned(),
+                    ));
                 }
                 self.check_action(cache, intent, *action, membership).await?;
                 self.content_of(cache, intent, *action, membership, content).await?
@@ -131,7 +141,6 @@ impl Writer {
         }
         match action {
             MemberAction::Join | MemberAction::Knock if intent.guest => self.check_guest(cache, membership).await,
-            MemberAction::Invite if intent.target.server_name() != self.server_name => Err(SendError::Remote),
             MemberAction::Leave if membership.is_none() => Err(SendError::forbidden("you are not in this room")),
             MemberAction::Kick if !is_in => Err(SendError::forbidden("the user is not in this room")),
             MemberAction::Unban if membership != Some(Membership::Ban) => {
@@ -176,9 +185,22 @@ impl Writer {
         Ok(content)
     }
 
-    /// A member of ours who may invite, if the room is restricted and the user is in one of the rooms that it names;
-    /// `None` if it is not restricted. [Restricted rooms](https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms).
+    /// A member of ours who vouches for the join of a user of ours, if the room needs one; `None` if it does not.
     async fn find_voucher(&self, cache: &mut RoomCache, user: &UserId) -> Result<Option<OwnedUserId>, SendError> {
+        match self.vouching(cache, user).await? {
+            Vouching::NotNeeded => Ok(None),
+            Vouching::By(voucher) => Ok(Some(voucher)),
+            // Of rooms that this server is not in no user of ours is a member.
+            Vouching::Refused | Vouching::Unknowable => {
+                Err(SendError::forbidden("you are in none of the rooms whose members may join"))
+            }
+            Vouching::Nobody => Err(SendError::Remote),
+        }
+    }
+
+    /// Whether a join needs somebody who vouches for it, and who of ours may.
+    /// [Restricted rooms](https://spec.matrix.org/v1.19/server-server-api/#restricted-rooms).
+    pub(crate) async fn vouching(&self, cache: &mut RoomCache, user: &UserId) -> Result<Vouching, SendError> {
         let rules = &cache.version.rules().authorization;
         let join_rules = cache.state(&self.store, "m.room.join_rules", "").await?;
         let join_rules: JoinRules = join_rules.and_then(|event| event.content_as().ok()).unwrap_or_default();
@@ -188,38 +210,66 @@ impl Writer {
             _ => false,
         };
         if !is_restricted {
-            return Ok(None);
+            return Ok(Vouching::NotNeeded);
         }
-        if !self.is_in_any(user, &join_rules).await? {
-            return Err(SendError::forbidden("you are in none of the rooms whose members may join"));
+        match self.is_in_any(user, &join_rules).await? {
+            Some(true) => {}
+            Some(false) => return Ok(Vouching::Refused),
+            None => return Ok(Vouching::Unknowable),
         }
         let levels = cache.power_levels(&self.store).await?;
         let named: Vec<OwnedUserId> = levels.creators().iter().chain(levels.users().keys()).cloned().collect();
         for candidate in named {
             let is_fit = candidate.server_name() == self.server_name && levels.can_invite(&candidate);
             if is_fit && cache.membership(&self.store, &candidate).await? == Some(Membership::Join) {
-                return Ok(Some(candidate));
+                return Ok(Vouching::By(candidate));
             }
         }
         let members = self.store.current_members(cache.number, None, VOUCHERS_MAX).await?;
         let joined = members.into_iter().filter(|(_, row)| row.membership == Some(Membership::Join));
         let mut users = joined.filter_map(|(user, _)| OwnedUserId::try_from(user).ok());
         let found = users.find(|user| user.server_name() == self.server_name && levels.can_invite(user));
-        found.map(Some).ok_or(SendError::Remote)
+        Ok(found.map_or(Vouching::Nobody, Vouching::By))
     }
 
-    async fn is_in_any(&self, user: &UserId, join_rules: &JoinRules) -> Result<bool, SendError> {
-        let Some(number) = self.store.user_number(user).await? else { return Ok(false) };
-        for allow in join_rules.allow.iter().flatten().filter(|allow| allow.kind == "m.room_membership") {
+    /// Whether the user is in one of the rooms that are named; `None`: in none that this server is in, but it is not in
+    /// all of them.
+    async fn is_in_any(&self, user: &UserId, join_rules: &JoinRules) -> Result<Option<bool>, SendError> {
+        let number = self.store.user_number(user).await?;
+        let mut are_all_known = true;
+        let conditions = join_rules.allow.iter().flatten().filter(|allow| allow.kind == "m.room_membership");
+        for allow in conditions.take(CONDITIONS_MAX) {
             let Ok(room_id) = <&RoomId>::try_from(allow.room_id.as_deref().unwrap_or_default()) else { continue };
-            let Some(room) = self.store.room_number(room_id).await? else { continue };
+            let room = match self.store.room_number(room_id).await? {
+                Some(room) if self.store.joined_from(room, &self.server_name).await? > 0 => room,
+                _ => {
+                    are_all_known = false;
+                    continue;
+                }
+            };
+            let Some(number) = number else { continue };
             let membership = self.store.membership(number, room).await?;
             if membership.is_some_and(|row| row.membership == Membership::Join) {
-                return Ok(true);
+                return Ok(Some(true));
             }
         }
-        Ok(false)
+        Ok(are_all_known.then_some(false))
     }
+}
+
+/// Who of ours vouches for a join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Vouching {
+    /// The room's join rule is not a restricted one.
+    NotNeeded,
+    /// The user is in one of the rooms that the rule names, and this member of ours may invite.
+    By(OwnedUserId),
+    /// The user is in none of the rooms.
+    Refused,
+    /// The user is in none of the rooms that this server is in; another server may know more.
+    Unknowable,
+    /// The user is in one of the rooms, but nobody of ours may invite: another server may help.
+    Nobody,
 }
 
 #[derive(Default, Deserialize)]
@@ -230,7 +280,7 @@ struct JoinRules {
 
 #[derive(Deserialize)]
 struct Allow {
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default)]
     kind: String,
     room_id: Option<String>,
 }

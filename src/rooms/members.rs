@@ -61,8 +61,11 @@ impl Rooms {
     pub async fn membership(&self, user: &UserId, room_id: &RoomId) -> Result<Option<Membership>, LoadError> {
         let store = &self.writer.store;
         let Some(room) = store.room_number(room_id).await? else { return Ok(None) };
-        let Some(user) = store.user_number(user).await? else { return Ok(None) };
-        Ok(store.membership(user, room).await?.map(|row| row.membership))
+        let Some(number) = store.user_number(user).await? else { return Ok(None) };
+        if let Some(outside) = self.outside(user, room_id).await? {
+            return Ok(Some(outside.membership));
+        }
+        Ok(store.membership(number, room).await?.map(|row| row.membership))
     }
 
     /// Takes a room that the user has left out of what they are shown.
@@ -70,8 +73,18 @@ impl Rooms {
     pub async fn forget(&self, user: &UserId, room_id: &RoomId) -> Result<(), ForgetError> {
         let store = &self.writer.store;
         let room = store.room_number(room_id).await?.ok_or(ForgetError::NotFound)?;
+        let outside = self.outside(user, room_id).await?;
         let user = store.user_number(user).await?.ok_or(ForgetError::NotFound)?;
         let key = member_rooms_key(user, room);
+        if let Some(outside) = outside {
+            if outside.membership != Membership::Leave {
+                return Err(ForgetError::StillIn);
+            }
+            self.forget_outside(user, room).await.map_err(|error| ForgetError::Unavailable(error.to_string()))?;
+            if store.membership(user, room).await?.is_none() {
+                return Ok(());
+            }
+        }
         for _ in 0..FORGET_ATTEMPTS_MAX {
             let bytes = store.get_bytes(Table::Rm, &key).await?.ok_or(ForgetError::NotFound)?;
             let row: MembershipRow = decode(&bytes).map_err(LoadError::from)?;

@@ -104,7 +104,7 @@ impl Writer {
         let proposal = match &request.intent {
             Intent::Message(intent) => Ok(self.draft_message(intent).into()),
             Intent::State(intent) => self.propose_state(cache, intent).await?,
-            Intent::Member(intent) => self.propose_member(cache, intent).await?,
+            Intent::Member(intent) => self.propose_member(cache, intent, false).await?,
             Intent::Redact(intent) => Ok(self.propose_redaction(cache, group, intent).await?),
         };
         let proposal = match proposal {

@@ -15,7 +15,9 @@ use crate::{
     SendError,
     member::{MemberAction, MemberIntent, Wish},
     redaction::RedactIntent,
+    remote::Joins,
     request::{Intent, MessageIntent, Request, Transaction},
+    serve::Serving,
     state::StateIntent,
     summary::Summaries,
     writer::Writer,
@@ -54,6 +56,8 @@ pub struct Rooms {
     pub(crate) writer: Arc<Writer>,
     pub(crate) settings: RoomsSettings,
     pub(crate) summaries: Summaries,
+    pub(crate) serving: Serving,
+    pub(crate) joins: Joins,
 }
 
 /// The transaction id of a request: per user, device and path.
@@ -149,7 +153,7 @@ impl Rooms {
         settings: RoomsSettings,
     ) -> Arc<Self> {
         let writer = Arc::new(Writer::new(store, clock, entropy, peers, signing_key, server_name));
-        Arc::new(Self { writer, settings, summaries: Summaries::new() })
+        Arc::new(Self { writer, settings, summaries: Summaries::new(), serving: Serving::new(), joins: Joins::new() })
     }
 
     /// Sends a message-like event; the answer is its id, once it is durable.
@@ -168,11 +172,14 @@ impl Rooms {
     /// Sets a state event. If it stands already, sent by the same user, the answer is that event.
     pub async fn set_state(&self, change: StateChange) -> Result<OwnedEventId, SendError> {
         let room = self.room_for_writing(&change.room_id).await?;
-        let StateChange { sender, kind, state_key, content, guest, ts_ms, .. } = change;
+        let StateChange { room_id, sender, kind, state_key, content, guest, ts_ms } = change;
         if kind == "m.room.member" {
             let target = OwnedUserId::try_from(state_key)
                 .map_err(|_| SendError::InvalidParam("the state key of a membership must be a user id"))?;
             let (action, content) = self.action_of(room, &sender, &target, &content).await?;
+            if action == MemberAction::Invite && target.server_name() != self.writer.server_name {
+                return self.invite_remote(MemberChange { room_id, sender, target, action, content, guest }).await;
+            }
             let intent = MemberIntent { sender, target, wish: Wish::Act(action, content), guest, ts_ms };
             return self.submit(room, Intent::Member(intent), None).await;
         }
@@ -180,8 +187,8 @@ impl Rooms {
         self.submit(room, Intent::State(intent), None).await
     }
 
-    /// Changes a membership. Where nothing is to be done, the answer is the event that stands.
-    pub async fn change_member(&self, change: MemberChange) -> Result<OwnedEventId, SendError> {
+    /// Changes a membership in a room as it is kept here. Where nothing is to be done, the answer is the event that stands.
+    pub(crate) async fn change_member_here(&self, change: MemberChange) -> Result<OwnedEventId, SendError> {
         let room = self.writer.store.room_number(&change.room_id).await?.ok_or(SendError::UnknownRoom)?;
         let MemberChange { sender, target, action, content, guest, .. } = change;
         let intent = MemberIntent { sender, target, wish: Wish::Act(action, content), guest, ts_ms: None };

@@ -15,9 +15,11 @@ use crate::{
 
 mod creating;
 mod directory;
+mod joining;
 mod memberships;
 mod redacting;
 mod sending;
+mod twin;
 mod upgrading;
 
 /// A server's rooms, and what they stand on.

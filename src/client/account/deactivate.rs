@@ -41,7 +41,7 @@ const DEPARTURES_PAGE: usize = 100;
 
 /// Leaves the rooms of all who have ended their account and are still in some: a crash came between, or a room could not
 /// be left at the time. What is done already is not done again.
-pub async fn finish_departures(users: &Users, rooms: &Rooms) {
+pub async fn finish_departures(users: &Users, rooms: &Arc<Rooms>) {
     let mut after = None;
     loop {
         let page = match users.departures(after, DEPARTURES_PAGE).await {
@@ -61,7 +61,7 @@ pub async fn finish_departures(users: &Users, rooms: &Rooms) {
 
 /// Leaves what rooms there are; the account is gone whatever happens here. What is worth another try stays a job for
 /// [`finish_departures`].
-async fn leave_rooms(users: &Users, rooms: &Rooms, departure: &Departure) {
+async fn leave_rooms(users: &Users, rooms: &Arc<Rooms>, departure: &Departure) {
     let user_id = &departure.user_id;
     let present = match users.present_rooms(user_id).await {
         Ok(present) => present,
@@ -80,7 +80,7 @@ async fn leave_rooms(users: &Users, rooms: &Rooms, departure: &Departure) {
 }
 
 /// Whether another try is of no use: the room is left, or refuses to be.
-async fn leave(rooms: &Rooms, departure: &Departure, room_id: &RoomId) -> bool {
+async fn leave(rooms: &Arc<Rooms>, departure: &Departure, room_id: &RoomId) -> bool {
     let user_id = &departure.user_id;
     let change = MemberChange {
         room_id: room_id.to_owned(),
@@ -93,10 +93,11 @@ async fn leave(rooms: &Rooms, departure: &Departure, room_id: &RoomId) -> bool {
     let Err(error) = rooms.change_member(change).await else { return true };
     tracing::warn!(%user_id, %room_id, %error, "a deactivated account did not leave a room");
     match error {
-        SendError::Conflict | SendError::Busy | SendError::Unavailable(_) => false,
-        // Federation will reach these; until then they stay a job.
-        SendError::Remote => false,
+        SendError::Conflict | SendError::Busy | SendError::Unavailable(_) | SendError::Unreachable(_) => false,
         SendError::Forbidden(_)
+        | SendError::Remote
+        | SendError::Refused { .. }
+        | SendError::IncompatibleVersion(_)
         | SendError::GuestsForbidden
         | SendError::UnknownRoom
         | SendError::UnknownEvent

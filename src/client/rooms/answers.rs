@@ -15,6 +15,9 @@ pub(super) fn send_error(error: SendError) -> Error {
         SendError::GuestsForbidden => Error::guest_access_forbidden(),
         SendError::UnknownRoom => Error::not_found(error.to_string()),
         SendError::Remote => Error::forbidden(error.to_string()),
+        SendError::Refused { status, errcode, error } => refused(status, &errcode, &error),
+        SendError::Unreachable(text) => unreachable(text),
+        SendError::IncompatibleVersion(version) => Error::incompatible_room_version(&version),
         SendError::UnknownEvent | SendError::InvalidParam(_) => Error::invalid_param(error.to_string()),
         SendError::Content(error) => build_error(&error),
         SendError::BadContent(_) => Error::bad_json(error.to_string()),
@@ -22,6 +25,38 @@ pub(super) fn send_error(error: SendError) -> Error {
         SendError::Conflict | SendError::Busy => Error::limit_exceeded(BUSY_RETRY_MS),
         SendError::Unavailable(text) => unavailable(&text),
     }
+}
+
+/// Errcodes of other servers that tell a client something. Others are no better than `M_UNKNOWN`.
+const PEER_ERRCODES: [&str; 8] = [
+    "M_FORBIDDEN",
+    "M_NOT_FOUND",
+    "M_INVITE_BLOCKED",
+    "M_UNABLE_TO_AUTHORISE_JOIN",
+    "M_UNABLE_TO_GRANT_JOIN",
+    "M_GUEST_ACCESS_FORBIDDEN",
+    "M_TOO_LARGE",
+    "M_USER_DEACTIVATED",
+];
+
+/// Another server said no. What it found wrong with our request is not the client's doing: "the Client-Server API request
+/// SHOULD fail with a 5xx error rather than being passed through".
+pub(super) fn refused(status: u16, errcode: &str, error: &str) -> Error {
+    if errcode == "M_LIMIT_EXCEEDED" {
+        return Error::limit_exceeded(BUSY_RETRY_MS);
+    }
+    let known = PEER_ERRCODES.into_iter().find(|known| *known == errcode);
+    let status = StatusCode::from_u16(status).ok().filter(StatusCode::is_client_error);
+    let message = format!("the other server says: {error}");
+    match (known, status) {
+        (Some(errcode), Some(status)) => Error::new(status, errcode, message),
+        _ => unreachable(message),
+    }
+}
+
+/// No other server could help.
+pub(super) fn unreachable(message: String) -> Error {
+    Error::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
 }
 
 /// Why an event cannot be made.

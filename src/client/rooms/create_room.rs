@@ -117,7 +117,6 @@ pub(super) fn create_error(error: CreateError) -> Error {
         CreateError::InvalidState { .. } => Error::bad_request("M_INVALID_ROOM_STATE", error.to_string()),
         CreateError::Content { error, .. } => build_error(&error),
         CreateError::TooMuch(reason) => Error::too_large(reason),
-        CreateError::Remote => Error::forbidden(error.to_string()),
         CreateError::Unavailable(text) => unavailable(&text),
     }
 }

@@ -1,7 +1,7 @@
 //! Which events a new room begins with, in the specification's order. Pure.
 
 use hearth_core::RoomVersion;
-use ruma::RoomAliasId;
+use ruma::{RoomAliasId, ServerName};
 use serde_json::{Map, Value, json};
 
 use super::{Creation, Preset};
@@ -45,8 +45,13 @@ pub(crate) fn create_content(creation: &Creation, version: RoomVersion) -> Map<S
     content
 }
 
-/// All events after the create event.
-pub(crate) fn first_events(creation: &Creation, version: RoomVersion, alias: Option<&RoomAliasId>) -> Vec<FirstEvent> {
+/// All events after the create event. Users of other servers than `own_server` are invited once the room is there.
+pub(crate) fn first_events(
+    creation: &Creation,
+    version: RoomVersion,
+    alias: Option<&RoomAliasId>,
+    own_server: &ServerName,
+) -> Vec<FirstEvent> {
     let creator = creation.creator.as_str();
     let mut join = creation.profile.clone();
     join.insert("membership".to_owned(), "join".into());
@@ -76,7 +81,8 @@ pub(crate) fn first_events(creation: &Creation, version: RoomVersion, alias: Opt
         let content = json!({ "topic": topic, "m.topic": { "m.text": [{ "body": topic }] } });
         events.push(FirstEvent::new("m.room.topic", "", content));
     }
-    events.extend(creation.invite.iter().map(|(user, profile)| {
+    let invited = creation.invite.iter().filter(|(user, _)| user.server_name() == own_server);
+    events.extend(invited.map(|(user, profile)| {
         let mut content = profile.clone();
         content.insert("membership".to_owned(), "invite".into());
         if creation.is_direct {

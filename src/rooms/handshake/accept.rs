@@ -1,0 +1,155 @@
+//! Taking the member event that another server made of a template.
+//! [`PUT /send_join`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid).
+
+use std::sync::Arc;
+
+use hearth_core::{Event, RawEvent, RoomVersion, cosign};
+use hearth_ports::{EventBytes, Handshake, JoinAnswer};
+use hearth_store::{RoomNumber, StoredEvent};
+use ruma::{EventId, RoomId, ServerName, UserId};
+use serde::Deserialize;
+
+use super::{HandshakeError, membership_name};
+use crate::rooms::Rooms;
+
+impl Rooms {
+    /// Takes another server's user into the room. The answer is the room's state before that, what authorises it, and
+    /// the event, signed by us too where one of ours vouches for it.
+    pub async fn accept_join(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+        event: EventBytes,
+        omit_members: bool,
+    ) -> Result<JoinAnswer, HandshakeError> {
+        let (room, stored) = self.accept_member(origin, Handshake::Join, room_id, event_id, event).await?;
+        self.join_answer(origin, room, &stored, omit_members).await
+    }
+
+    /// Lets another server's user out: a member, or somebody who rejects an invite or takes back a knock.
+    pub async fn accept_leave(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+        event: EventBytes,
+    ) -> Result<(), HandshakeError> {
+        self.accept_member(origin, Handshake::Leave, room_id, event_id, event).await.map(drop)
+    }
+
+    /// Takes the knock of another server's user. The answer is what they may know of the room: full events, the create
+    /// event among them.
+    pub async fn accept_knock(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+        event: EventBytes,
+    ) -> Result<Vec<EventBytes>, HandshakeError> {
+        let (room, _) = self.accept_member(origin, Handshake::Knock, room_id, event_id, event).await?;
+        self.preview(room, None).await
+    }
+
+    /// Checks the event and puts it into the room, unless it is there already.
+    async fn accept_member(
+        &self,
+        origin: &ServerName,
+        handshake: Handshake,
+        room_id: &RoomId,
+        event_id: &EventId,
+        bytes: EventBytes,
+    ) -> Result<(RoomNumber, Arc<StoredEvent>), HandshakeError> {
+        let (room, head) = self.room_for_handshake(origin, room_id).await?;
+        let version = RoomVersion::parse(&head.create.version).ok_or(HandshakeError::UnknownRoom)?;
+        let raw = RawEvent::parse(version, &bytes).map_err(|error| HandshakeError::Malformed(error.to_string()))?;
+        if raw.event_id() != event_id {
+            return Err(HandshakeError::malformed("the event has another id than the path says"));
+        }
+        check_member(raw.unchecked(), room_id, membership_name(handshake), origin)?;
+        if let Some(stored) = self.standing(room, event_id).await? {
+            return Ok((room, stored));
+        }
+        self.check_prevs(room, raw.unchecked()).await?;
+        let bytes = match self.vouches(room, handshake, raw.unchecked()).await? {
+            true => {
+                let (key, server) = (&self.writer.signing_key, &self.writer.server_name);
+                let signed = cosign(raw.unchecked(), key, server);
+                signed.map_err(|error| HandshakeError::Malformed(error.to_string()))?.json().clone()
+            }
+            false => bytes,
+        };
+        let signed = self.check_one_signed(version, bytes).await?;
+        self.append_handshake(room, signed, Some(origin.to_owned()), true).await?;
+        let stored = self.standing(room, event_id).await?;
+        let stored = stored.ok_or_else(|| HandshakeError::Unavailable("an accepted event is not stored".to_owned()))?;
+        Ok((room, stored))
+    }
+
+    /// The event, if it is part of the room; an error if it was refused before.
+    async fn standing(&self, room: RoomNumber, event_id: &EventId) -> Result<Option<Arc<StoredEvent>>, HandshakeError> {
+        match self.writer.store.event_by_id(room, event_id).await? {
+            Some(stored) if stored.accepted() => Ok(Some(stored)),
+            Some(_) => Err(HandshakeError::forbidden("the room's rules do not let this event in")),
+            None => Ok(None),
+        }
+    }
+
+    /// Templates cite events that this server has; what cites others was not made of one.
+    async fn check_prevs(&self, room: RoomNumber, event: &Event) -> Result<(), HandshakeError> {
+        let prevs = self.writer.store.event_numbers(room, event.prev_events()).await?;
+        if prevs.is_empty() || prevs.contains(&None) {
+            return Err(HandshakeError::malformed("the event does not follow those of a template of this server"));
+        }
+        Ok(())
+    }
+
+    /// Whether our signature is needed, because a user of ours is named who lets the other one in. That the other one
+    /// may come in is asked again here: the template may be old, or never have been asked for.
+    async fn vouches(&self, room: RoomNumber, handshake: Handshake, event: &Event) -> Result<bool, HandshakeError> {
+        #[derive(Deserialize)]
+        struct Content {
+            join_authorised_via_users_server: Option<String>,
+        }
+        let rules = &event.version().rules().authorization;
+        if handshake != Handshake::Join || !rules.restricted_join_rule {
+            return Ok(false);
+        }
+        let content: Content = event
+            .content_as()
+            .map_err(|_| HandshakeError::malformed("join_authorised_via_users_server must be a user id"))?;
+        let Some(voucher) = content.join_authorised_via_users_server else { return Ok(false) };
+        let voucher = <&UserId>::try_from(voucher.as_str())
+            .map_err(|_| HandshakeError::malformed("join_authorised_via_users_server must be a user id"))?;
+        if voucher.server_name() != self.writer.server_name {
+            return Ok(false);
+        }
+        let active = self.writer.active(room);
+        let mut cache = active.cache.lock().await;
+        let cache = self.writer.load(&mut cache, room).await?;
+        self.voucher_for(cache, event.sender()).await?;
+        Ok(true)
+    }
+}
+
+/// What every event of a handshake must be: a membership that a user of `origin` sets for themselves.
+pub(super) fn check_member(
+    event: &Event,
+    room_id: &RoomId,
+    membership: &str,
+    origin: &ServerName,
+) -> Result<(), HandshakeError> {
+    if event.room_id() != room_id {
+        return Err(HandshakeError::malformed("the event is of another room"));
+    }
+    if event.kind() != "m.room.member" || event.state_key() != Some(event.sender().as_str()) {
+        return Err(HandshakeError::malformed("the event does not set its sender's membership"));
+    }
+    if event.membership().is_none_or(|is| is.as_str() != membership) {
+        return Err(HandshakeError::Malformed(format!("the event's membership is not {membership}")));
+    }
+    if event.sender().server_name() != origin {
+        return Err(HandshakeError::malformed("the event's sender is not a user of your server"));
+    }
+    Ok(())
+}

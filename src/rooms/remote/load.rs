@@ -1,0 +1,520 @@
+//! Putting a room that we join into the store: far more rows than a batch holds, seen by readers only with the last one.
+//!
+//! The first batch writes a head marked as loading; each piece requires the head and moves its next numbers; the last
+//! holds the join itself and clears the mark. What a crash leaves is taken up again by the next join. A room that this
+//! server was in before keeps its numbers and its history.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::{Bytes, BytesMut};
+use hearth_core::Event;
+use hearth_ports::Table;
+use hearth_store::{
+    CommitError, EventNote, EventNumber, LoadError, LogEntry, MemberNote, Order, PositionIndex, RoomNumber,
+    StateBuilder, StateKeyNumber, StateVersion, UserNumber, Write, encode,
+    tables::{
+        self, CurrentStateRow, EventFlags, EventHeader, Extremity, Head, Membership, MembershipRow, StateKeyRow,
+        TIMELINE_POSITION_OFFSET, TimelineRow,
+    },
+};
+use ruma::{OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
+
+use super::answer::{Given, GivenState};
+use crate::{SendError, append::membership_of, writer::Writer};
+
+/// A batch of so many bytes takes no more events; engines like batches of at most 1 MB.
+const BATCH_BYTES: usize = 900_000;
+
+/// Events that are looked up at once.
+const EVENTS_AT_ONCE: usize = 1_000;
+
+/// Pairs of state put into one batch: their rows, with those of members, are some 250 bytes each, and the tree's nodes.
+const PAIRS_AT_ONCE: usize = 1_500;
+
+/// Servers put into one batch: two rows of some 120 bytes each.
+const SERVERS_AT_ONCE: usize = 2_000;
+
+/// A member event of ours that another server has taken, and what its rows need besides.
+pub(super) struct Join<'a> {
+    pub(super) event: &'a Event,
+    /// A guest account.
+    pub(super) guest: bool,
+    /// The server through which we came in: it tells the others.
+    pub(super) through: &'a ServerName,
+}
+
+/// A pair of the state that is to be.
+struct Target<'a> {
+    event: &'a Event,
+    number: EventNumber,
+    member: Option<(UserNumber, Membership)>,
+}
+
+/// A local user's membership row: it and the log entry that tells of it are of the last batch.
+struct LocalMember {
+    user: UserNumber,
+    row: MembershipRow,
+    /// They are joined and were not before.
+    came_in: bool,
+}
+
+/// A load under way.
+struct Loader<'a> {
+    writer: &'a Writer,
+    room: RoomNumber,
+    head: Head,
+    /// The head as it is stored; `None` before the first batch.
+    stored: Option<Bytes>,
+    /// Nothing of the room was stored before: there is nothing to look up.
+    is_new: bool,
+    /// The state that is built.
+    state: StateVersion,
+    local: Vec<LocalMember>,
+}
+
+impl Writer {
+    /// Stores a room's state and the join into it.
+    pub(super) async fn load_room(
+        &self,
+        room_id: &RoomId,
+        given: &GivenState,
+        join: &Join<'_>,
+    ) -> Result<RoomNumber, SendError> {
+        let started_ms = self.clock.now_ms();
+        let mut loader = Loader::begin(self, room_id, given).await?;
+        let numbers = loader.store_events(given).await?;
+        let targets = loader.targets(given, &numbers).await?;
+        loader.store_state(&targets).await?;
+        loader.store_servers(&targets, join.event).await?;
+        let (room, joined) = (loader.room, targets.iter().filter(|target| is_joined(target)).count());
+        loader.finish(given, &numbers, &targets, join).await?;
+        // Whatever was known of the room before is of the past.
+        *self.active(room).cache.lock().await = None;
+        let took_ms = self.clock.now_ms().saturating_sub(started_ms);
+        tracing::info!(%room_id, events = given.events.len(), joined, took_ms, "room loaded");
+        metrics::histogram!("rooms_loaded_events").record(given.events.len() as f64);
+        Ok(room)
+    }
+}
+
+impl<'a> Loader<'a> {
+    /// Marks the room as loading.
+    async fn begin(writer: &'a Writer, room_id: &RoomId, given: &GivenState) -> Result<Self, SendError> {
+        let store = &writer.store;
+        let room = store.assign_room_number(room_id).await?;
+        let known = store.head_bytes(room).await?;
+        let is_new = known.is_none();
+        let (stored, mut head) = match known {
+            Some((bytes, head)) => (Some(bytes), head),
+            None => (None, Head::new(given.create.clone())),
+        };
+        if head.purged || head.blocked {
+            return Err(SendError::forbidden("the room is blocked on this server"));
+        }
+        if head.create != given.create {
+            return Err(SendError::Unreachable("the other server's room is another one than ours".to_owned()));
+        }
+        head.loading = true;
+        let mut write = Write::new(room.partition());
+        if store.room_number(room_id).await?.is_none() {
+            write.name_room(room, room_id);
+        }
+        let state = if is_new { StateVersion::EMPTY } else { head.state };
+        let mut loader = Self { writer, room, head, stored, is_new, state, local: Vec::new() };
+        loader.commit(write).await?;
+        Ok(loader)
+    }
+
+    /// Commits a piece with the head as it then is.
+    async fn commit(&mut self, mut write: Write) -> Result<(), SendError> {
+        let at = write.position();
+        self.commit_at(write, at).await
+    }
+
+    async fn commit_at(&mut self, mut write: Write, at: PositionIndex) -> Result<(), SendError> {
+        let key = tables::head_key(self.room);
+        write.require(Table::Rm, key.clone(), self.stored.clone());
+        write.put_at(Table::Rm, key, &self.head, &[at]);
+        let committed = self.writer.store.commit(write).await.map_err(|error| match error {
+            // Somebody else loads the room, or goes on with what we began.
+            CommitError::Conflict => SendError::Conflict,
+            other => SendError::Unavailable(other.to_string()),
+        })?;
+        let mut bytes = BytesMut::from(&encode(&self.head)[..]);
+        let position = committed.first.0 + u64::from(at.0);
+        bytes[1..9].copy_from_slice(&position.to_be_bytes());
+        self.stored = Some(bytes.freeze());
+        Ok(())
+    }
+
+    /// Stores all events that are not there yet, each behind those that authorise it. Returns their numbers, `None` for
+    /// those that were refused, now or before.
+    async fn store_events(&mut self, given: &GivenState) -> Result<Vec<Option<EventNumber>>, SendError> {
+        // Of every event, refused or not: others cite it.
+        let mut all: Vec<EventNumber> = Vec::with_capacity(given.events.len());
+        let mut usable = Vec::with_capacity(given.events.len());
+        let mut write = Write::new(self.room.partition());
+        for some in given.events.chunks(EVENTS_AT_ONCE) {
+            let known = self.known_events(some).await?;
+            for (given, known) in some.iter().zip(known) {
+                let (number, is_refused) = match known {
+                    Some(known) => known,
+                    None => {
+                        let number = self.head.next_event;
+                        self.head.next_event = number.next();
+                        self.put_outlier(&mut write, number, given, &all);
+                        (number, given.event.rejected())
+                    }
+                };
+                all.push(number);
+                usable.push((!is_refused).then_some(number));
+                if write.size_bytes() >= BATCH_BYTES {
+                    let full = std::mem::replace(&mut write, Write::new(self.room.partition()));
+                    self.commit(full).await?;
+                }
+            }
+            tracing::debug!(room = self.room.0, stored = all.len(), of = given.events.len(), "events of a joined room");
+        }
+        self.commit(write).await?;
+        Ok(usable)
+    }
+
+    /// Which of these events are stored already, and whether they were refused.
+    async fn known_events(&self, given: &[Given]) -> Result<Vec<Option<(EventNumber, bool)>>, LoadError> {
+        if self.is_new {
+            return Ok(vec![None; given.len()]);
+        }
+        let store = &self.writer.store;
+        let ids: Vec<_> = given.iter().map(|given| given.event.event_id().to_owned()).collect();
+        let numbers = store.event_numbers(self.room, &ids).await?;
+        let stored: Vec<EventNumber> = numbers.iter().copied().flatten().collect();
+        let events = store.events(self.room, &stored).await?;
+        let refused: HashMap<EventNumber, bool> = events
+            .iter()
+            .flatten()
+            .map(|stored| (stored.number, stored.header.flags.has(EventFlags::REJECTED)))
+            .collect();
+        let known = |number: EventNumber| Some((number, *refused.get(&number)?));
+        Ok(numbers.into_iter().map(|number| number.and_then(known)).collect())
+    }
+
+    fn put_outlier(&self, write: &mut Write, number: EventNumber, given: &Given, numbers: &[EventNumber]) {
+        let event = &given.event;
+        let auths: Vec<EventNumber> = given.auths.iter().map(|place| numbers[*place]).collect();
+        let flags = if event.rejected() { EventFlags::REJECTED } else { EventFlags::default() };
+        let header = EventHeader {
+            flags: flags.with(EventFlags::OUTLIER),
+            ..header_of(event, auths.clone(), self.writer.clock.now_ms())
+        };
+        tables::put_event(write, self.room, number, &header, event.json(), None);
+        if event.is_state() {
+            write.auth_edges(self.room, number, &auths);
+        }
+    }
+
+    /// The pairs of the state that is to be, members with their users' numbers.
+    async fn targets<'g>(
+        &self,
+        given: &'g GivenState,
+        numbers: &[Option<EventNumber>],
+    ) -> Result<Vec<Target<'g>>, SendError> {
+        let in_state = given.events.iter().zip(numbers).filter(|(given, _)| given.in_state);
+        let mut targets: Vec<Target<'g>> = in_state
+            .filter_map(|(given, number)| Some(Target { event: &given.event, number: (*number)?, member: None }))
+            .filter(|target| target.event.is_state() && !target.event.rejected())
+            .collect();
+        let mut members: Vec<&mut Target<'g>> = Vec::new();
+        let mut users: Vec<OwnedUserId> = Vec::new();
+        for target in &mut targets {
+            if let Some(user) = member_of(target.event) {
+                users.push(user);
+                members.push(target);
+            }
+        }
+        let found = self.writer.store.ensure_user_numbers(&users).await?;
+        for (target, user) in members.into_iter().zip(found) {
+            target.member = Some((user, membership_of(target.event)));
+        }
+        Ok(targets)
+    }
+
+    /// Makes the room's current state what is given, piece by piece.
+    async fn store_state(&mut self, targets: &[Target<'_>]) -> Result<(), SendError> {
+        let mut set: Vec<StateKeyNumber> = Vec::with_capacity(targets.len());
+        for some in targets.chunks(PAIRS_AT_ONCE) {
+            let mut write = Write::new(self.room.partition());
+            let at = write.position();
+            let keys = some.iter().map(|target| current_key(self.room, target.event)).collect::<Vec<_>>();
+            let known: Vec<Option<CurrentStateRow>> = match self.is_new {
+                true => vec![None; keys.len()],
+                false => self.writer.store.multi_get(Table::Rm, &keys).await?,
+            };
+            let mut changes = Vec::with_capacity(some.len());
+            for ((target, key), known) in some.iter().zip(keys).zip(known) {
+                let state_key = self.state_key(&mut write, target.event, known);
+                set.push(state_key);
+                changes.push((state_key, Some(target.number)));
+                let row = current_row(state_key, target.number, target.member);
+                let is_told = known == Some(row) && !self.is_local(target.event);
+                if is_told {
+                    continue;
+                }
+                write.put(Table::Rm, key, &row);
+                if let Some((user, membership)) = target.member {
+                    self.put_member(&mut write, at, target, user, membership).await?;
+                }
+            }
+            self.build(&mut write, &changes).await?;
+            self.commit_at(write, at).await?;
+        }
+        if self.is_new { Ok(()) } else { self.remove_others(set).await }
+    }
+
+    /// The number of an event's pair; given, if it has none.
+    fn state_key(&mut self, write: &mut Write, event: &Event, known: Option<CurrentStateRow>) -> StateKeyNumber {
+        if let Some(row) = known {
+            return row.state_key;
+        }
+        let number = self.head.next_state_key;
+        self.head.next_state_key = number.next();
+        let (kind, state_key) = event.state_pair().unwrap_or_default();
+        let row = StateKeyRow { kind: kind.to_owned(), state_key: state_key.to_owned() };
+        write.put(Table::St, tables::state_key_key(self.room, number), &row);
+        number
+    }
+
+    /// Writes a membership row, or keeps it for the last batch if the user is ours.
+    async fn put_member(
+        &mut self,
+        write: &mut Write,
+        at: PositionIndex,
+        target: &Target<'_>,
+        user: UserNumber,
+        membership: Membership,
+    ) -> Result<(), LoadError> {
+        let before = match self.is_new {
+            true => None,
+            false => self.writer.store.membership(user, self.room).await?,
+        };
+        let came_in = membership == Membership::Join && before.is_none_or(|row| row.membership != Membership::Join);
+        let row = MembershipRow {
+            position: 0,
+            joined_position: before.map_or(0, |row| row.joined_position),
+            membership,
+            event: target.number,
+            forgotten: before.is_some_and(|row| row.forgotten)
+                && matches!(membership, Membership::Leave | Membership::Ban),
+            guest: before.is_some_and(|row| row.guest),
+        };
+        if self.is_local(target.event) {
+            self.local.push(LocalMember { user, row, came_in });
+            return Ok(());
+        }
+        let positions: &[PositionIndex] = if came_in { &[at, at] } else { &[at] };
+        write.put_at(Table::Rm, tables::member_rooms_key(user, self.room), &row, positions);
+        Ok(())
+    }
+
+    /// Whether the event sets the membership of a user of ours. What they are told of it is told in the last batch, also
+    /// where a load that was broken off has written the state already.
+    fn is_local(&self, event: &Event) -> bool {
+        member_of(event).is_some_and(|user| user.server_name() == self.writer.server_name)
+    }
+
+    /// Makes the next version of the state.
+    async fn build(
+        &mut self,
+        write: &mut Write,
+        changes: &[(StateKeyNumber, Option<EventNumber>)],
+    ) -> Result<(), LoadError> {
+        let mut states = StateBuilder::new(&self.writer.store, self.room);
+        let new = self.head.next_state;
+        self.state = states.apply(self.state, changes, new).await?;
+        if self.state == new {
+            self.head.next_state = new.next();
+        }
+        states.finish(write);
+        Ok(())
+    }
+
+    /// Takes out what the room's state once had here, and has no more: from when this server was last in the room, or
+    /// from a load that was broken off.
+    async fn remove_others(&mut self, set: Vec<StateKeyNumber>) -> Result<(), SendError> {
+        let set: HashSet<StateKeyNumber> = set.into_iter().collect();
+        let numbers = (StateKeyNumber::FIRST.0..self.head.next_state_key.0).map(StateKeyNumber);
+        let others: Vec<StateKeyNumber> = numbers.filter(|number| !set.contains(number)).collect();
+        for some in others.chunks(PAIRS_AT_ONCE) {
+            let pairs = self.writer.store.state_keys(self.room, some).await?;
+            let key = |pair: &StateKeyRow| tables::current_state_key(self.room, &pair.kind, &pair.state_key);
+            let keys: Vec<Bytes> = pairs.iter().flatten().map(|pair| key(pair)).collect();
+            let rows = self.writer.store.multi_get::<CurrentStateRow>(Table::Rm, &keys).await?;
+            let mut write = Write::new(self.room.partition());
+            let mut changes = Vec::new();
+            for (key, row) in keys.into_iter().zip(rows) {
+                let Some(row) = row.filter(|row| row.event.is_some()) else { continue };
+                if let Some(user) = row.user {
+                    write.delete(Table::Rm, tables::member_rooms_key(user, self.room));
+                }
+                write.put(Table::Rm, key, &CurrentStateRow { event: None, membership: None, ..row });
+                changes.push((row.state_key, None));
+            }
+            if !changes.is_empty() {
+                self.build(&mut write, &changes).await?;
+                self.commit(write).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the users of each server, the joining one among them.
+    async fn store_servers(&mut self, targets: &[Target<'_>], join: &Event) -> Result<(), SendError> {
+        let mut servers: BTreeMap<OwnedServerName, u32> = BTreeMap::new();
+        if !self.is_new {
+            let before = self.writer.store.servers_in_room(self.room).await?;
+            servers.extend(before.into_iter().map(|(server, _)| (server, 0)));
+        }
+        let joined = targets.iter().filter(|target| is_joined(target)).filter_map(|target| target.event.state_key());
+        let joined = joined.filter(|user| *user != join.sender().as_str());
+        for user in joined.filter_map(|user| <&UserId>::try_from(user).ok()).chain([join.sender()]) {
+            *servers.entry(user.server_name().to_owned()).or_default() += 1;
+        }
+        let servers: Vec<(OwnedServerName, u32)> = servers.into_iter().collect();
+        for some in servers.chunks(SERVERS_AT_ONCE) {
+            let mut write = Write::new(self.room.partition());
+            for (server, joined) in some {
+                tables::put_room_server(&mut write, self.room, server, *joined);
+            }
+            self.commit(write).await?;
+        }
+        Ok(())
+    }
+
+    /// The last batch: the join, and the room is there.
+    async fn finish(
+        mut self,
+        given: &GivenState,
+        numbers: &[Option<EventNumber>],
+        targets: &[Target<'_>],
+        join: &Join<'_>,
+    ) -> Result<(), SendError> {
+        let event = join.event;
+        let user = self.writer.store.ensure_user_number(event.sender()).await?;
+        let mut write = Write::new(self.room.partition());
+        for local in std::mem::take(&mut self.local).iter().filter(|local| local.user != user) {
+            self.put_local(&mut write, local);
+        }
+        let at = write.position();
+        let number = self.head.next_event;
+        self.head.next_event = number.next();
+        let state_before = self.state;
+        let known: Option<CurrentStateRow> = self.writer.store.get(Table::Rm, &current_key(self.room, event)).await?;
+        let state_key = self.state_key(&mut write, event, known);
+        self.build(&mut write, &[(state_key, Some(number))]).await?;
+        let auths = auths_of(event, given, numbers);
+        let prevs = self.writer.store.event_numbers(self.room, event.prev_events()).await?;
+        let header = EventHeader {
+            within: u32::MAX,
+            state_before,
+            state_after: self.state,
+            prevs: prevs.into_iter().flatten().collect(),
+            replaces: targets.iter().find(|t| t.event.state_pair() == event.state_pair()).map(|own| own.number),
+            origin: Some(join.through.to_string()),
+            ..header_of(event, auths, self.writer.clock.now_ms())
+        };
+        tables::put_event(&mut write, self.room, number, &header, event.json(), Some(at));
+        write.auth_edges(self.room, number, &header.auths);
+        let row = current_row(state_key, number, Some((user, Membership::Join)));
+        write.put(Table::Rm, current_key(self.room, event), &row);
+        self.put_join(&mut write, at, number, user, join.guest);
+        self.complete_head(targets, event, number);
+        self.commit_at(write, at).await
+    }
+
+    /// The join's place in the timeline, the membership, and the log entry of both.
+    fn put_join(&self, write: &mut Write, at: PositionIndex, number: EventNumber, user: UserNumber, guest: bool) {
+        let row = TimelineRow { event: Some(number), state: self.state };
+        let key = tables::timeline_key(self.room, Order { position: 0, within: u32::MAX });
+        write.put_filled(Table::Tl, key, encode(&row), Some((TIMELINE_POSITION_OFFSET, at)), &[]);
+        let membership = Membership::Join;
+        let row = MembershipRow { position: 0, joined_position: 0, membership, event: number, forgotten: false, guest };
+        write.put_at(Table::Rm, tables::member_rooms_key(user, self.room), &row, &[at, at]);
+        write.delete(Table::Rm, tables::outside_key(user, self.room));
+        let member = MemberNote { room: self.room, user, membership };
+        write.log(at, LogEntry::Event(EventNote { room: self.room, event: Some(number), member: Some(member) }));
+    }
+
+    fn put_local(&self, write: &mut Write, local: &LocalMember) {
+        let at = write.position();
+        let positions: &[PositionIndex] = if local.came_in { &[at, at] } else { &[at] };
+        write.put_at(Table::Rm, tables::member_rooms_key(local.user, self.room), &local.row, positions);
+        let note = MemberNote { room: self.room, user: local.user, membership: local.row.membership };
+        write.log(at, LogEntry::Membership(note));
+    }
+
+    fn complete_head(&mut self, targets: &[Target<'_>], join: &Event, number: EventNumber) {
+        let others = targets.iter().filter(|target| target.event.state_pair() != join.state_pair());
+        let (mut joined, mut invited) = (1, 0);
+        for (_, membership) in others.filter_map(|target| target.member) {
+            joined += u32::from(membership == Membership::Join);
+            invited += u32::from(membership == Membership::Invite);
+        }
+        self.head.state = self.state;
+        self.head.joined = joined;
+        self.head.invited = invited;
+        self.head.extremities =
+            vec![Extremity { event: number, event_id: join.event_id().to_string(), depth: join.depth() }];
+        self.head.loading = false;
+    }
+}
+
+/// The header of an event whose place is not known.
+fn header_of(event: &Event, auths: Vec<EventNumber>, now_ms: u64) -> EventHeader {
+    EventHeader {
+        position: 0,
+        within: 0,
+        flags: EventFlags::default(),
+        event_id: event.event_id().to_string(),
+        received_ts_ms: now_ms,
+        state_before: StateVersion::UNKNOWN,
+        state_after: StateVersion::UNKNOWN,
+        prevs: Vec::new(),
+        auths,
+        replaces: None,
+        redacted_by: None,
+        redacts: None,
+        sent_by: None,
+        origin: None,
+        relay: false,
+    }
+}
+
+/// The numbers of an event's auth events.
+fn auths_of(event: &Event, given: &GivenState, numbers: &[Option<EventNumber>]) -> Vec<EventNumber> {
+    let events = given.events.iter().zip(numbers);
+    let cited = events.filter(|(given, _)| event.auth_events().iter().any(|id| *id == given.event.event_id()));
+    cited.filter_map(|(_, number)| *number).collect()
+}
+
+fn current_key(room: RoomNumber, event: &Event) -> Bytes {
+    let (kind, state_key) = event.state_pair().unwrap_or_default();
+    tables::current_state_key(room, kind, state_key)
+}
+
+fn current_row(
+    state_key: StateKeyNumber,
+    number: EventNumber,
+    member: Option<(UserNumber, Membership)>,
+) -> CurrentStateRow {
+    let (user, membership) = member.unzip();
+    CurrentStateRow { state_key, event: Some(number), membership, user }
+}
+
+/// Whose membership the event sets.
+fn member_of(event: &Event) -> Option<OwnedUserId> {
+    let (kind, user) = event.state_pair()?;
+    if kind == "m.room.member" { OwnedUserId::try_from(user).ok() } else { None }
+}
+
+fn is_joined(target: &Target<'_>) -> bool {
+    matches!(target.member, Some((_, Membership::Join)))
+}

@@ -1,0 +1,187 @@
+//! Rooms that other servers are in: coming into them, asking to, leaving them, and inviting users of other servers.
+//!
+//! Start here, at which way a membership is changed: in the room as it is kept here, or with another server's help. What
+//! other servers say is checked in [`template`] and [`answer`]; a room that we come into is stored by [`load`].
+
+mod answer;
+mod candidates;
+mod invite;
+mod join;
+mod leave;
+mod load;
+mod outside;
+mod template;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+use hearth_core::{Draft, Event, RoomVersion, build};
+use hearth_ports::{Handshake, PeerError};
+use parking_lot::Mutex;
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId};
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+
+use crate::{
+    SendError,
+    member::MemberAction,
+    rooms::{MemberChange, Rooms},
+};
+pub(crate) use outside::{outside_row, preview_events, stripped_of};
+use template::Place;
+
+/// Rooms that are joined at once through other servers: each may hold a hundred megabytes for a while.
+const JOINS_AT_ONCE: usize = 4;
+
+/// The part of an event id that we choose in room versions 1 and 2.
+const OPAQUE_ID_CHARACTERS: usize = 18;
+
+/// What coming in through other servers keeps in memory.
+pub(crate) struct Joins {
+    /// Rooms that somebody comes into: who comes after waits and then finds the room here.
+    rooms: Mutex<HashMap<OwnedRoomId, Weak<tokio::sync::Mutex<()>>>>,
+    turns: Semaphore,
+}
+
+impl Joins {
+    pub(crate) fn new() -> Self {
+        Self { rooms: Mutex::default(), turns: Semaphore::new(JOINS_AT_ONCE) }
+    }
+
+    /// The lock of those who come into this room.
+    fn of(&self, room_id: &RoomId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut rooms = self.rooms.lock();
+        if let Some(lock) = rooms.get(room_id).and_then(Weak::upgrade) {
+            return lock;
+        }
+        rooms.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::default();
+        rooms.insert(room_id.to_owned(), Arc::downgrade(&lock));
+        lock
+    }
+}
+
+/// Why one server did not help.
+#[derive(Debug)]
+struct Failed {
+    error: SendError,
+    /// No other server would say otherwise.
+    is_final: bool,
+}
+
+impl From<SendError> for Failed {
+    fn from(error: SendError) -> Self {
+        Self { error, is_final: true }
+    }
+}
+
+impl From<PeerError> for Failed {
+    fn from(error: PeerError) -> Self {
+        let error = send_error(error);
+        let is_final = matches!(error, SendError::IncompatibleVersion(_));
+        Self { error, is_final }
+    }
+}
+
+impl Failed {
+    /// This server's answer is no use; another's may be.
+    fn next(reason: &impl ToString) -> Self {
+        Self { error: SendError::Unreachable(reason.to_string()), is_final: false }
+    }
+
+    /// The one of two that says more: what a server said over that none was reached.
+    fn worse(self, earlier: Option<SendError>) -> SendError {
+        match (earlier, self.error) {
+            (Some(refused @ SendError::Refused { .. }), _) => refused,
+            (_, error) => error,
+        }
+    }
+}
+
+/// What another server's error is to a client.
+pub(crate) fn send_error(error: PeerError) -> SendError {
+    match error {
+        PeerError::Refused { errcode, body, .. } if errcode == "M_INCOMPATIBLE_ROOM_VERSION" => {
+            let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+            SendError::IncompatibleVersion(body["room_version"].as_str().unwrap_or("unknown").to_owned())
+        }
+        PeerError::Refused { status, errcode, error, .. } => SendError::Refused { status, errcode, error },
+        other => SendError::Unreachable(other.to_string()),
+    }
+}
+
+impl Rooms {
+    /// Changes a membership. Where nothing is to be done, the answer is the event that stands.
+    pub async fn change_member(self: &Arc<Self>, change: MemberChange) -> Result<OwnedEventId, SendError> {
+        self.change_member_via(change, &[]).await
+    }
+
+    /// Changes a membership; `via`: servers that may help where this one is not in the room. A room that is not known here
+    /// is joined, knocked on or left through another server that is in it; a user of another server is invited with that
+    /// server's consent.
+    pub async fn change_member_via(
+        self: &Arc<Self>,
+        change: MemberChange,
+        via: &[OwnedServerName],
+    ) -> Result<OwnedEventId, SendError> {
+        match change.action {
+            MemberAction::Join | MemberAction::Knock => self.come_in(change, via).await,
+            MemberAction::Leave => self.get_out(change).await,
+            MemberAction::Invite if change.target.server_name() != self.writer.server_name => {
+                self.invite_remote(change).await
+            }
+            MemberAction::Invite | MemberAction::Kick | MemberAction::Ban | MemberAction::Unban => {
+                self.change_member_here(change).await
+            }
+        }
+    }
+
+    /// A member event of ours at the place that another server's template gives it.
+    fn member_event(
+        &self,
+        version: RoomVersion,
+        room_id: &RoomId,
+        user: &UserId,
+        place: &Place,
+        content: &Map<String, Value>,
+    ) -> Result<Event, SendError> {
+        let writer = &self.writer;
+        let draft = Draft::state("m.room.member", user.as_str(), user.to_owned(), content, writer.clock.now_ms())
+            .expect("a map of values is JSON");
+        let opaque_id = version.has_chosen_event_ids().then(|| writer.entropy.alphanumeric(OPAQUE_ID_CHARACTERS));
+        let (key, server) = (&writer.signing_key, &writer.server_name);
+        Ok(build(&draft, &place.references, Some(room_id), version, key, server, opaque_id.as_deref())?)
+    }
+
+    /// Asks a server for the place of a member event, and makes the event.
+    async fn event_through(
+        &self,
+        server: &ServerName,
+        handshake: Handshake,
+        change: &MemberChange,
+    ) -> Result<(Event, Place), Failed> {
+        let (room_id, user) = (&change.room_id, &change.target);
+        let peers = &self.writer.peers;
+        let template = peers.make_member(server, handshake, room_id, user, &RoomVersion::ALL).await?;
+        let known = match self.writer.store.room_number(room_id).await.map_err(SendError::from)? {
+            Some(room) => self.writer.store.room_identity(room).await.map_err(SendError::from)?,
+            None => None,
+        };
+        if known.is_some_and(|known| known.version != template.version) {
+            return Err(Failed::next(&"the other server says that the room has another version"));
+        }
+        let place = template::place_of(&template, handshake, room_id, user, server);
+        let place = place.map_err(|error| Failed::next(&error))?;
+        let mut content = change.content.clone();
+        content.remove("join_authorised_via_users_server");
+        let membership = crate::handshake::membership_name(handshake);
+        content.insert("membership".to_owned(), membership.into());
+        if let Some(voucher) = &place.voucher {
+            content.insert("join_authorised_via_users_server".to_owned(), voucher.as_str().into());
+        }
+        let event = self.member_event(template.version, room_id, user, &place, &content)?;
+        Ok((event, place))
+    }
+}

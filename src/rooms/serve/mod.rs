@@ -1,0 +1,86 @@
+//! What other servers may read: events, state, history. Start here, at who may ask; what they get passes [`gate`].
+//!
+//! Every answer first asks whether the server is in the room and whether the room's access list lets it in. History then
+//! goes through the one gate for servers ([`hearth_view::server_sight`]). State and what authorises it go whole to every
+//! server in the room: to follow the room it must compute with them.
+
+mod gate;
+mod history;
+mod state;
+
+use hearth_store::{LoadError, RoomNumber};
+use ruma::{RoomId, ServerName};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::{ReadError, rooms::Rooms};
+
+pub(crate) use gate::MemberKeys;
+
+/// Whole states that are read for other servers at once: each may be a hundred megabytes.
+const STATES_AT_ONCE: usize = 4;
+
+/// Why another server is not given what it asked for.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It is not in the room, or the room's access list keeps it out (`M_FORBIDDEN`).
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// There is no such room or event here, or the state there is not known (`M_NOT_FOUND`).
+    #[error("not found")]
+    NotFound,
+    /// Too much is asked at once; later it may be given (`M_LIMIT_EXCEEDED`).
+    #[error("too many states are being read, try again later")]
+    Busy,
+    /// Our fault; the text is for the log.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+}
+
+impl From<LoadError> for ServeError {
+    fn from(error: LoadError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// What serving keeps in memory.
+pub(crate) struct Serving {
+    /// The state keys of the memberships of one server's users.
+    members: MemberKeys,
+    states: Semaphore,
+}
+
+impl Serving {
+    pub(crate) fn new() -> Self {
+        Self { members: MemberKeys::new(), states: Semaphore::new(STATES_AT_ONCE) }
+    }
+
+    /// A turn to read a whole state for another server; `None`: too many do.
+    pub(crate) fn state_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.states.try_acquire().ok()
+    }
+}
+
+impl Rooms {
+    /// The room, if this server may read in it.
+    pub(crate) async fn room_for_server(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<RoomNumber, ServeError> {
+        let store = &self.writer.store;
+        let room = store.room_number(room_id).await?.ok_or(ServeError::NotFound)?;
+        let head = store.head(room).await?.filter(|head| !head.loading && !head.purged);
+        if head.is_none() {
+            return Err(ServeError::NotFound);
+        }
+        if store.joined_from(room, origin).await? == 0 {
+            return Err(ServeError::Forbidden("your server is not in this room"));
+        }
+        match self.acl_allows(room_id, origin).await {
+            Ok(true) => Ok(room),
+            Ok(false) => Err(ServeError::Forbidden("the room's access list keeps your server out")),
+            Err(ReadError::Unavailable(text)) => Err(ServeError::Unavailable(text)),
+            Err(ReadError::NotFound | ReadError::Forbidden(_) | ReadError::BadToken) => Err(ServeError::NotFound),
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! Two or three servers: joins, invites, knocks and leaves through each other.
+
+use hearth_core::RoomVersion;
+use serde_json::json;
+
+use super::twin::{Town, towns};
+use crate::{MemberAction, Membership, Preset, SendError};
+
+use MemberAction::{Invite, Join, Knock, Leave};
+
+#[track_caller]
+fn assert_refused<T: std::fmt::Debug>(result: Result<T, SendError>, errcode: &str) {
+    match result {
+        Err(SendError::Refused { errcode: found, .. }) => assert_eq!(found, errcode),
+        other => panic!("expected {errcode}, got {other:?}"),
+    }
+}
+
+/// Both servers have the same state, and their databases are sound.
+async fn assert_agree(room_id: &ruma::RoomId, one: &Town, other: &Town) {
+    assert_eq!(one.state_ids(room_id).await, other.state_ids(room_id).await);
+    one.world.check().await;
+    other.world.check().await;
+    let servers = |town: &Town| {
+        let store = town.world.store.clone();
+        let room = room_id.to_owned();
+        async move {
+            let number = store.room_number(&room).await.unwrap().unwrap();
+            store.servers_in_room(number).await.unwrap()
+        }
+    };
+    assert_eq!(servers(one).await, servers(other).await);
+    let (head, there) = (one.world.head(room_id).await, other.world.head(room_id).await);
+    assert_eq!((head.joined, head.invited), (there.joined, there.invited));
+    assert_eq!(head.create, there.create);
+}
+
+#[tokio::test]
+async fn a_public_room_of_every_version_is_joined() {
+    for version in RoomVersion::ALL {
+        let [a, b] = towns(["a.test", "b.test"]).await;
+        let room_id = a.create_in("alice", Preset::Public, version).await;
+        a.join(&room_id, "anna", &[]).await.unwrap();
+        a.set(&room_id, "alice", "m.room.topic", json!({ "topic": "t" })).await;
+        let joined = b.join(&room_id, "bob", &[&a]).await.unwrap_or_else(|error| panic!("{version}: {error}"));
+        assert_agree(&room_id, &a, &b).await;
+        assert_eq!(b.world.timeline(&room_id).await.len(), 1);
+        assert_eq!(b.membership(&room_id, &b.user("bob")).await, Some(Membership::Join));
+        assert_eq!(a.membership(&room_id, &b.user("bob")).await, Some(Membership::Join));
+        assert_eq!(b.join(&room_id, "bob", &[&a]).await.unwrap(), joined, "joining twice is joining once");
+        // The room is now here: the next one needs nobody, and what is said stands on the join.
+        a.net.set_down(&a, true);
+        b.join(&room_id, "bert", &[]).await.unwrap();
+        let said = b.say(&room_id, "bob", "hello").await.unwrap();
+        assert_eq!(b.event(&room_id, &said).await.version(), version);
+        b.world.check().await;
+    }
+}
+
+#[tokio::test]
+async fn the_accepted_event_is_relayed_and_the_loaded_one_is_not() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    let joined = b.join(&room_id, "bob", &[&a]).await.unwrap();
+    for (town, origin, relay) in [(&a, "b.test", true), (&b, "a.test", false)] {
+        let room = town.world.number(&room_id).await;
+        let stored = town.world.store.event_by_id(room, &joined).await.unwrap().unwrap();
+        assert_eq!((stored.header.origin.as_deref(), stored.header.relay), (Some(origin), relay));
+    }
+}
+
+#[tokio::test]
+async fn dead_and_ignorant_servers_are_passed_over() {
+    let [a, b, c, d] = towns(["a.test", "b.test", "c.test", "d.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    a.net.set_down(&d, true);
+    b.join(&room_id, "bob", &[&d, &c, &a]).await.unwrap();
+    assert_agree(&room_id, &a, &b).await;
+    let asked = a.net.asked.lock().clone();
+    let order = ["make_member d.test", "make_member c.test", "make_member a.test", "send_join a.test"];
+    assert_eq!(asked, order);
+    // Through the newcomer as well.
+    c.join(&room_id, "carol", &[&b]).await.unwrap();
+    assert_eq!(b.state_ids(&room_id).await, c.state_ids(&room_id).await);
+}
+
+#[tokio::test]
+async fn nobody_to_ask_and_nobody_who_answers() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    assert!(matches!(b.join(&room_id, "bob", &[]).await, Err(SendError::UnknownRoom)), "version 12 names no server");
+    a.net.set_down(&a, true);
+    assert!(matches!(b.join(&room_id, "bob", &[&a]).await, Err(SendError::Unreachable(_))));
+    a.net.set_down(&a, false);
+    let old = a.create_in("alice", Preset::Public, RoomVersion::V10).await;
+    b.join(&old, "bob", &[]).await.unwrap();
+    let private = a.create("alice", Preset::Private).await;
+    assert_refused(b.join(&private, "bob", &[&a]).await, "M_FORBIDDEN");
+    assert!(b.world.store.room_number(&private).await.unwrap().is_none(), "nothing is left of a join that failed");
+}
+
+#[tokio::test]
+async fn two_users_who_join_at_once_make_one_room() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    let via = [&a];
+    let (one, other) = tokio::join!(b.join(&room_id, "bob", &via), b.join(&room_id, "bert", &via));
+    one.unwrap();
+    other.unwrap();
+    let sends = a.net.asked.lock().iter().filter(|asked| asked.starts_with("send_join")).count();
+    assert_eq!(sends, 1, "the second one finds the room here");
+    b.world.check().await;
+}
+
+#[tokio::test]
+async fn an_invite_is_told_accepted_and_gone() {
+    for version in [RoomVersion::V1, RoomVersion::V6, RoomVersion::V10, RoomVersion::V12] {
+        let [a, b] = towns(["a.test", "b.test"]).await;
+        let bob = b.user("bob");
+        let room_id = a.create_in("alice", Preset::Private, version).await;
+        a.set(&room_id, "alice", "m.room.name", json!({ "name": "secret plans" })).await;
+        let invited = a.act(&room_id, "alice", Invite, &bob, &[]).await.unwrap();
+        assert_eq!(b.membership(&room_id, &bob).await, Some(Membership::Invite));
+        let outside = b.world.rooms.outside(&bob, &room_id).await.unwrap().unwrap();
+        assert_eq!((outside.event_id.as_str(), &*outside.via), (invited.as_str(), &["a.test".to_owned()][..]));
+        assert!(outside.stripped.iter().any(|text| text.contains("m.room.create")));
+        assert!(outside.stripped.iter().any(|text| text.contains("secret plans")));
+        assert!(outside.stripped.iter().any(|text| text.contains("@alice:a.test")), "who invites is told");
+        // Both have signed.
+        let event = a.event(&room_id, &invited).await;
+        assert!(event.json_str().contains("\"b.test\":{\"ed25519:1\""), "{}", event.json_str());
+        // The way in is known from the invite.
+        b.join(&room_id, "bob", &[]).await.unwrap();
+        assert!(b.world.rooms.outside(&bob, &room_id).await.unwrap().is_none());
+        assert_agree(&room_id, &a, &b).await;
+    }
+}
+
+#[tokio::test]
+async fn invites_of_the_unwilling_the_banned_and_the_unreachable() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let bob = b.user("bob");
+    let room_id = a.create("alice", Preset::Private).await;
+    a.net.set_down(&b, true);
+    assert!(matches!(a.act(&room_id, "alice", Invite, &bob, &[]).await, Err(SendError::Unreachable(_))));
+    a.net.set_down(&b, false);
+    assert_eq!(a.membership(&room_id, &bob).await, None, "an invite that nobody took is not in the room");
+    a.act(&room_id, "alice", MemberAction::Ban, &bob, &[]).await.unwrap();
+    assert!(matches!(a.act(&room_id, "alice", Invite, &bob, &[]).await, Err(SendError::Forbidden(_))));
+    assert!(a.net.asked.lock().iter().filter(|asked| asked.starts_with("invite")).count() == 1);
+    let local = a.create_in("alice", Preset::Private, RoomVersion::V11).await;
+    a.set(&local, "alice", "m.room.server_acl", json!({ "allow": ["a.test"] })).await;
+    // The list keeps their server out of the room; an invite that leads nowhere is theirs to judge.
+    a.act(&local, "alice", Invite, &bob, &[]).await.unwrap();
+    assert_refused(b.join(&local, "bob", &[]).await, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn a_new_room_invites_from_everywhere() {
+    let [a, b, c] = towns(["a.test", "b.test", "c.test"]).await;
+    a.net.set_down(&c, true);
+    let invite = [b.user("bob"), c.user("carol"), a.user("anna")].map(|user| (user, serde_json::Map::new())).to_vec();
+    let creation = crate::Creation {
+        creator: a.user("alice"),
+        invite,
+        is_direct: true,
+        ..super::creation("alice", Preset::TrustedPrivate)
+    };
+    let room_id = a.world.rooms.create(creation).await.unwrap();
+    assert_eq!(a.membership(&room_id, &a.user("anna")).await, Some(Membership::Invite));
+    assert_eq!(b.membership(&room_id, &b.user("bob")).await, Some(Membership::Invite));
+    assert_eq!(a.membership(&room_id, &c.user("carol")).await, None);
+    let outside = b.world.rooms.outside(&b.user("bob"), &room_id).await.unwrap().unwrap();
+    assert!(outside.event.contains("\"is_direct\":true"));
+    b.join(&room_id, "bob", &[]).await.unwrap();
+    assert_agree(&room_id, &a, &b).await;
+}
+
+#[tokio::test]
+async fn an_invite_is_rejected_with_and_without_their_help() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let bob = b.user("bob");
+    for is_dead in [false, true] {
+        let room_id = a.create("alice", Preset::Private).await;
+        a.act(&room_id, "alice", Invite, &bob, &[]).await.unwrap();
+        a.net.set_down(&a, is_dead);
+        let left = b.own(&room_id, "bob", Leave, &[]).await.unwrap();
+        assert_eq!(b.own(&room_id, "bob", Leave, &[]).await.unwrap(), left, "leaving twice is leaving once");
+        a.net.set_down(&a, false);
+        assert_eq!(b.membership(&room_id, &bob).await, Some(Membership::Leave));
+        let there = if is_dead { Membership::Invite } else { Membership::Leave };
+        assert_eq!(a.membership(&room_id, &bob).await, Some(there));
+        b.world.rooms.forget(&bob, &room_id).await.unwrap();
+        assert_eq!(b.membership(&room_id, &bob).await, None);
+        assert!(matches!(b.own(&room_id, "bob", Leave, &[]).await, Err(SendError::Forbidden(_))));
+        a.world.check().await;
+    }
+}
+
+#[tokio::test]
+async fn a_knock_is_taken_answered_and_taken_back() {
+    for version in [RoomVersion::V7, RoomVersion::V10, RoomVersion::V12] {
+        let [a, b] = towns(["a.test", "b.test"]).await;
+        let bob = b.user("bob");
+        let room_id = a.create_in("alice", Preset::Private, version).await;
+        assert_refused(b.own(&room_id, "bob", Knock, &[&a]).await, "M_FORBIDDEN");
+        a.set(&room_id, "alice", "m.room.join_rules", json!({ "join_rule": "knock" })).await;
+        b.own(&room_id, "bob", Knock, &[&a]).await.unwrap();
+        let outside = b.world.rooms.outside(&bob, &room_id).await.unwrap().unwrap();
+        assert_eq!(outside.membership, Membership::Knock);
+        assert!(outside.stripped.iter().any(|text| text.contains("m.room.create")));
+        assert_eq!(a.membership(&room_id, &bob).await, Some(Membership::Knock));
+        b.own(&room_id, "bob", Leave, &[]).await.unwrap();
+        assert_eq!(a.membership(&room_id, &bob).await, Some(Membership::Leave));
+        b.own(&room_id, "bob", Knock, &[&a]).await.unwrap();
+        a.act(&room_id, "alice", Invite, &bob, &[]).await.unwrap();
+        assert_eq!(b.membership(&room_id, &bob).await, Some(Membership::Invite));
+        b.own(&room_id, "bob", Join, &[]).await.unwrap();
+        assert_agree(&room_id, &a, &b).await;
+    }
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let old = a.create_in("alice", Preset::Public, RoomVersion::V6).await;
+    assert_refused(b.own(&old, "bob", Knock, &[&a]).await, "M_FORBIDDEN");
+}
+
+async fn restrict(town: &Town, room_id: &ruma::RoomId, rule: &str, to: &ruma::RoomId) {
+    let allow = json!([{ "type": "m.room_membership", "room_id": to }]);
+    town.set(room_id, "alice", "m.room.join_rules", json!({ "join_rule": rule, "allow": allow })).await;
+}
+
+#[tokio::test]
+async fn restricted_rooms_let_in_members_of_another_room() {
+    for (version, rule) in [
+        (RoomVersion::V8, "restricted"),
+        (RoomVersion::V10, "knock_restricted"),
+        (RoomVersion::V11, "restricted"),
+        (RoomVersion::V12, "restricted"),
+    ] {
+        let [a, b] = towns(["a.test", "b.test"]).await;
+        let space = a.create("alice", Preset::Public).await;
+        let room_id = a.create_in("alice", Preset::Private, version).await;
+        restrict(&a, &room_id, rule, &space).await;
+        assert_refused(b.join(&room_id, "bob", &[&a]).await, "M_FORBIDDEN");
+        b.join(&space, "bob", &[&a]).await.unwrap();
+        let joined = b.join(&room_id, "bob", &[&a]).await.unwrap();
+        let event = b.event(&room_id, &joined).await;
+        assert!(event.content_json().contains("\"join_authorised_via_users_server\":\"@alice:a.test\""));
+        assert!(event.json_str().contains("\"a.test\":{\"ed25519:1\""), "who vouches has signed");
+        assert_agree(&room_id, &a, &b).await;
+        // Nobody on b may invite: a local user comes in with a's help, and the event lands in the room that is here.
+        b.join(&space, "bert", &[]).await.unwrap();
+        let space_at_b = b.state_ids(&space).await;
+        assert!(space_at_b.contains_key(&("m.room.member".to_owned(), b.user("bert").to_string())));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_tell_says_so() {
+    let [a, b, c] = towns(["a.test", "b.test", "c.test"]).await;
+    let space = c.create("carol", Preset::Public).await;
+    b.join(&space, "bob", &[&c]).await.unwrap();
+    let room_id = a.create("alice", Preset::Private).await;
+    restrict(&a, &room_id, "restricted", &space).await;
+    assert_refused(b.join(&room_id, "bob", &[&a]).await, "M_UNABLE_TO_AUTHORISE_JOIN");
+}
+
+#[tokio::test]
+async fn a_room_that_does_not_federate_or_keeps_a_server_out() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let mut creation = super::creation("alice", Preset::Public);
+    creation.creator = a.user("alice");
+    creation.creation_content.insert("m.federate".to_owned(), false.into());
+    let closed = a.world.rooms.create(creation).await.unwrap();
+    assert_refused(b.join(&closed, "bob", &[&a]).await, "M_FORBIDDEN");
+    assert!(matches!(a.act(&closed, "alice", Invite, &b.user("bob"), &[]).await, Err(SendError::Forbidden(_))));
+    let listed = a.create("alice", Preset::Public).await;
+    a.set(&listed, "alice", "m.room.server_acl", json!({ "allow": ["*"], "deny": ["b.*"] })).await;
+    assert_refused(b.join(&listed, "bob", &[&a]).await, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn who_comes_back_finds_the_room_as_it_is_now() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    let before = b.world.head(&room_id).await;
+    // Without transactions between the two, a learns of the leave by hand.
+    let left = b.own(&room_id, "bob", Leave, &[]).await.unwrap();
+    let leave = b.event(&room_id, &left).await;
+    a.world.rooms.accept_leave(&b.name, &room_id, &left, leave.json().clone()).await.unwrap();
+    a.set(&room_id, "alice", "m.room.topic", json!({ "topic": "new" })).await;
+    a.join(&room_id, "anna", &[]).await.unwrap();
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    assert_agree(&room_id, &a, &b).await;
+    let after = b.world.head(&room_id).await;
+    assert!(after.next_event > before.next_event && after.next_state > before.next_state);
+    assert!(!after.loading);
+    assert_eq!(b.world.timeline(&room_id).await.len(), 3, "join, leave, join");
+    let state = b.world.state(&room_id, "m.room.topic", "").await.unwrap();
+    assert_eq!(state["topic"], "new");
+}
+
+#[tokio::test]
+async fn a_load_that_was_broken_off_is_taken_up() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    a.act(&room_id, "alice", Invite, &b.user("bert"), &[]).await.unwrap();
+    a.set(&room_id, "alice", "m.room.topic", json!({ "topic": "first" })).await;
+    b.world.store.ensure_user_number(&b.user("bob")).await.unwrap();
+    let change = crate::MemberChange {
+        room_id: room_id.clone(),
+        sender: b.user("bob"),
+        target: b.user("bob"),
+        action: Join,
+        content: serde_json::Map::new(),
+        guest: false,
+    };
+    let (rooms, via) = (b.world.rooms.clone(), vec![a.name.clone()]);
+    b.world.engine.pause();
+    let joining = tokio::spawn(async move { rooms.change_member_via(change, &via).await });
+    // Commit by commit, until the state is written but not yet seen.
+    let room = b.world.number(&room_id).await;
+    while b.world.store.current_state_row(room, "m.room.topic", "").await.unwrap().is_none() {
+        while b.world.engine.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        b.world.engine.resume();
+        b.world.engine.pause();
+    }
+    b.world.engine.fail_next(hearth_ports::mem::Failure::Before);
+    b.world.engine.resume();
+    assert!(matches!(joining.await.unwrap(), Err(SendError::Unavailable(_))));
+    assert!(b.world.head(&room_id).await.loading, "it was broken off in the middle");
+    a.set(&room_id, "alice", "m.room.name", json!({ "name": "n" })).await;
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    assert_agree(&room_id, &a, &b).await;
+    assert_eq!(b.membership(&room_id, &b.user("bert")).await, Some(Membership::Invite));
+}
+
+#[tokio::test]
+async fn what_a_liar_says_of_its_room_is_not_believed() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    let other = a.create("alice", Preset::Public).await;
+    let foreign = a.event(&other, &a.state_ids(&other).await[&("m.room.create".to_owned(), String::new())]).await;
+    let foreign = foreign.json().clone();
+    type Tamper = Box<dyn Fn(&mut hearth_ports::JoinAnswer) + Send + Sync>;
+    let is = |bytes: &[u8], kind: &str| String::from_utf8_lossy(bytes).contains(&format!("\"type\":\"{kind}\""));
+    let without = move |kind: &'static str| -> Tamper {
+        Box::new(move |answer| {
+            answer.state.retain(|bytes| !is(bytes, kind));
+            answer.auth_chain.retain(|bytes| !is(bytes, kind));
+        })
+    };
+    let forged: Tamper = Box::new(move |answer| {
+        for bytes in answer.state.iter_mut().chain(&mut answer.auth_chain).filter(|bytes| is(bytes, "m.room.create")) {
+            *bytes = String::from_utf8_lossy(bytes).replace("@alice", "@mallory").into();
+        }
+    });
+    let lies: [(&str, Tamper); 6] = [
+        ("nothing", Box::new(|answer| *answer = hearth_ports::JoinAnswer::default())),
+        ("no create event", without("m.room.create")),
+        ("no join rules", without("m.room.join_rules")),
+        ("forged", forged),
+        ("garbage", Box::new(|answer| answer.state = vec![bytes::Bytes::from_static(b"{}"); 3])),
+        ("half a state", Box::new(|answer| answer.members_omitted = true)),
+    ];
+    for (what, lie) in lies {
+        *a.net.tamper.lock() = Some(lie);
+        let result = b.join(&room_id, "bob", &[&a]).await;
+        assert!(matches!(result, Err(SendError::Unreachable(_))), "{what}: {result:?}");
+        assert!(b.world.store.room_number(&room_id).await.unwrap().is_none(), "{what}");
+    }
+    // An event of another room spoils only itself.
+    *a.net.tamper.lock() = Some(Box::new(move |answer| answer.state.push(foreign.clone())));
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    *a.net.tamper.lock() = None;
+    assert_agree(&room_id, &a, &b).await;
+}
