@@ -9,6 +9,7 @@ mod error;
 mod gate;
 mod json;
 mod look;
+mod outside;
 mod place;
 mod presence;
 pub mod read;

@@ -185,6 +185,9 @@ impl Look<'_> {
                 !is_left || (self.wish.first && self.wish.include_leave && row.joined_position > 0 && !row.forgotten)
             });
             rooms.extend(wanted.map(|(room, row)| (room, Some(row))));
+            for (room, _) in self.syncs.store.outside_rooms(self.user).await? {
+                rooms.entry(room).or_insert(None);
+            }
         }
         Ok(rooms)
     }

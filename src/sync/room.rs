@@ -12,6 +12,7 @@ use hearth_view::{
 use crate::{
     SyncError, account, json,
     look::{Known, Look, Sections},
+    outside,
     presence::Newcomers,
     receipts,
     state::{self, Span},
@@ -35,6 +36,9 @@ pub(crate) async fn write(
     let Some(view) = RoomView::new(look, known.room).await? else { return Ok(()) };
     if !look.filter.room.allows_room(view.room_id.as_str()) {
         return Ok(());
+    }
+    if let Some(row) = outside::load(look, known.room).await? {
+        return outside::write(look, sections, known.room, &view.room_id, &row).await;
     }
     let Some(mut visit) = Visit::begin(view, known.row).await? else { return Ok(()) };
     let account_data = known.account_data;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use hearth_core::format::stripped_json;
 use hearth_store::{EventNumber, StateKeyNumber, StateVersion, StoredEvent};
 
-use crate::{SyncError, json, view::RoomView};
+use ruma::UserId;
+
+use crate::{SyncError, json, look::Look, view::RoomView};
 
 /// "Stripped state should contain some or all of the following state events."
 const KINDS: [&str; 7] = [
@@ -26,16 +28,19 @@ pub(crate) async fn write_invite(
     view: &RoomView<'_>,
     own: &Arc<StoredEvent>,
 ) -> Result<(), SyncError> {
-    let inviter = own.event.sender();
-    let look = view.look;
-    if look.ignored.contains(inviter) || look.syncs.users.blocks_invites(&look.reader.user_id).await? {
-        return Ok(());
-    }
-    let account = look.syncs.users.account(inviter).await?;
-    if account.is_some_and(|account| account.deactivated) {
+    if !is_invite_wanted(view.look, own.event.sender()).await? {
         return Ok(());
     }
     write(out, view, own, "invite_state").await
+}
+
+/// Whether the reader is to be told of invites by this user.
+pub(crate) async fn is_invite_wanted(look: &Look<'_>, inviter: &UserId) -> Result<bool, SyncError> {
+    if look.ignored.contains(inviter) || look.syncs.users.blocks_invites(&look.reader.user_id).await? {
+        return Ok(false);
+    }
+    let account = look.syncs.users.account(inviter).await?;
+    Ok(account.is_none_or(|account| !account.deactivated))
 }
 
 /// Appends a knock.
@@ -55,12 +60,12 @@ async fn write(out: &mut Vec<u8>, view: &RoomView<'_>, own: &Arc<StoredEvent>, s
         keys.extend(store.state_key_number(view.room, kind, "").await?);
     }
     keys.extend(store.state_key_number(view.room, "m.room.member", own.event.sender().as_str()).await?);
-    let version = own.header.state_after;
-    let numbers = if version == StateVersion::UNKNOWN {
-        Vec::new()
-    } else {
-        store.state_get_many(view.room, version, &keys).await?
+    // Of an invite that is known only as part of a state that another server gave us, that state is all there is.
+    let version = match own.header.state_after {
+        StateVersion::UNKNOWN => store.head(view.room).await?.map_or(StateVersion::EMPTY, |head| head.state),
+        version => version,
     };
+    let numbers = store.state_get_many(view.room, version, &keys).await?;
     let mut numbers: Vec<EventNumber> = numbers.into_iter().flatten().filter(|number| *number != own.number).collect();
     numbers.push(own.number);
     let events = store.events(view.room, &numbers).await?;

@@ -51,6 +51,14 @@ impl Users {
                 rooms.extend(self.store.room_id(room).await?);
             }
         }
+        for (room, row) in self.store.outside_rooms(user).await? {
+            if matches!(row.membership, Membership::Invite | Membership::Knock)
+                && let Some(room_id) = self.store.room_id(room).await?
+                && !rooms.contains(&room_id)
+            {
+                rooms.push(room_id);
+            }
+        }
         Ok(rooms)
     }
 

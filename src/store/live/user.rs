@@ -54,6 +54,11 @@ impl UserLive {
         self.core.rooms.read().iter().map(|slot| (slot.room, slot.membership)).collect()
     }
 
+    /// The user's membership of a room, as far as was heard: the later of what the room says and what was told from outside.
+    pub fn membership(&self, room: RoomNumber) -> Option<Membership> {
+        find(&self.core.rooms.read(), room).map(|slot| slot.membership)
+    }
+
     /// Resolves at the next change or nudge after this call: call it, look, then await it.
     pub fn changed(&self) -> Changed {
         Changed::new(self.core.notify.clone())

@@ -2,6 +2,7 @@
 
 mod ledger;
 mod members;
+mod outside;
 mod reads;
 mod sections;
 mod state;
