@@ -24,6 +24,7 @@ mod receipt_writer;
 mod receipts;
 mod registering;
 mod registration;
+mod remote;
 #[cfg(test)]
 mod service_tests;
 mod sessions;
@@ -52,6 +53,7 @@ pub use push_rules::{NewRule, PushRuleError, RulePlace, rules_json};
 pub use receipts::{Receipt, ReceiptError, ReceiptKind};
 pub use registering::{RegisterError, Registrant};
 pub use registration::{RegistrationToken, TokenUseError};
+pub use remote::RemotePresence;
 pub use sessions::{AuthError, LogInError, LoginError, OpenError, OpenedSession, RefreshError, SessionWish};
 pub use settings::{PasswordSettings, Registration, Secret, UserSettings};
 pub use shared_secret::SharedSecretError;

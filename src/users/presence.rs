@@ -35,6 +35,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// hour.
 const SWEEP_EVERY: Duration = Duration::from_secs(10 * 60);
 
+/// Users who are remembered before nobody of another server is added, at some 300 bytes each.
+const REMEMBERED_MAX: usize = 100_000;
+
 /// The longest status message, in bytes.
 pub(crate) const STATUS_BYTES_MAX: usize = 1_024;
 
@@ -91,7 +94,7 @@ pub struct PresenceUpdate {
     pub presence: Presence,
 }
 
-/// Everybody of this server who was there lately.
+/// Everybody who was there lately.
 pub(crate) struct PresenceBoard(Mutex<Board>);
 
 /// The lock guards both maps and the order of serials, and is held for map operations only.
@@ -113,6 +116,19 @@ struct Entry {
     syncing: u32,
     /// When the last sign came, a sync's end or a request.
     seen: Instant,
+    /// Of another server's user: how long what their server said is believed.
+    told_until: Option<Instant>,
+}
+
+/// What another server says of a user of its own.
+pub(crate) struct Told {
+    pub(crate) state: PresenceState,
+    pub(crate) status_msg: Option<String>,
+    /// How long ago they did something.
+    pub(crate) active_ago: Duration,
+    pub(crate) currently_active: bool,
+    /// How long this is believed.
+    pub(crate) until: Instant,
 }
 
 impl PresenceBoard {
@@ -159,8 +175,24 @@ impl Entry {
         self.currently_active = self.state == PresenceState::Online;
     }
 
+    fn tell(&mut self, told: Told, now: Instant) {
+        self.state = told.state;
+        self.status_msg = told.status_msg;
+        self.active = now.checked_sub(told.active_ago).unwrap_or(self.active);
+        self.currently_active = told.currently_active;
+        self.seen = now;
+        self.told_until = Some(told.until);
+    }
+
     /// What time does.
     fn age(&mut self, now: Instant) {
+        if let Some(until) = self.told_until {
+            // All else their own server says.
+            if now >= until {
+                (self.state, self.currently_active) = (PresenceState::Offline, false);
+            }
+            return;
+        }
         let idle = now.duration_since(self.active);
         if self.syncing == 0 && now.duration_since(self.seen) >= OFFLINE_AFTER {
             self.state = PresenceState::Offline;
@@ -300,6 +332,20 @@ impl Users {
         Ok(())
     }
 
+    /// Whether another server's user may be remembered.
+    pub(crate) fn has_room_for_presence(&self, user_id: &UserId) -> bool {
+        let board = self.presence.0.lock();
+        board.entries.len() < REMEMBERED_MAX || board.entries.contains_key(user_id)
+    }
+
+    /// Takes note of what another server says of a user of its own.
+    pub(crate) async fn tell_of(&self, user_id: &UserId, user: UserNumber, told: Told) -> Result<(), Fault> {
+        if self.change_entry(user_id, user, |entry, now| entry.tell(told, now)) {
+            self.nudge_sharers(user).await?;
+        }
+        Ok(())
+    }
+
     /// Changes an entry; says whether others see a difference.
     fn change_entry(&self, user_id: &UserId, user: UserNumber, change: impl FnOnce(&mut Entry, Instant)) -> bool {
         let now = Instant::now();
@@ -314,6 +360,7 @@ impl Users {
             currently_active: false,
             syncing: 0,
             seen: now,
+            told_until: None,
         });
         let before = entry.visible();
         change(entry, now);

@@ -16,7 +16,7 @@ use crate::{
 const FULLY_READ: &str = "m.fully_read";
 
 /// The thread of events that are in none.
-const MAIN: &str = "main";
+pub(crate) const MAIN: &str = "main";
 
 /// Who sees a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
