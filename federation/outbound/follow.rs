@@ -154,6 +154,12 @@ impl Outbound {
         Ok(())
     }
 
+    /// Whether everything that is known to have happened was read.
+    #[cfg(test)]
+    pub(super) async fn reader_is_at_end(&self) -> bool {
+        self.reader.lock().await.read.covers(&self.parts.store.live().positions())
+    }
+
     /// Stores how far all is that is not said otherwise by a row, if that has changed and was not stored just now.
     pub(super) async fn save_cursor(&self, now_ms: u64) {
         let mut reader = self.reader.lock().await;

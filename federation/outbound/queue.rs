@@ -345,7 +345,9 @@ impl Queue {
         let before = self.failing.take();
         let failures = before.as_ref().map_or(0, |failing| failing.failures);
         let (failures, retry_at_ms) = match error {
-            PeerError::BackingOff { until_ms } => (failures.max(1), (*until_ms).min(now_ms.saturating_add(PAUSE_MS_MAX))),
+            PeerError::BackingOff { until_ms } => {
+                (failures.max(1), (*until_ms).min(now_ms.saturating_add(PAUSE_MS_MAX)))
+            }
             _ => (failures.saturating_add(1), now_ms.saturating_add(pause_ms(failures.saturating_add(1), random))),
         };
         self.failing = Some(Failing {

@@ -64,7 +64,11 @@ pub(super) async fn queued_servers(store: &Store) -> Result<Vec<OwnedServerName>
 }
 
 /// The oldest of what is queued for a server.
-pub(super) async fn queued(store: &Store, server: &ServerName, rows_max: usize) -> Result<Vec<(Key, QueuedRow)>, LoadError> {
+pub(super) async fn queued(
+    store: &Store,
+    server: &ServerName,
+    rows_max: usize,
+) -> Result<Vec<(Key, QueuedRow)>, LoadError> {
     let range = KeyRange::prefix(queued_prefix(server));
     let rows = store.scan_all(Table::Fd, range, rows_max, false).await?;
     rows.into_iter().map(|row| Ok((row.key, decode(&row.value)?))).collect()

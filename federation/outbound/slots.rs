@@ -95,11 +95,8 @@ impl Outbound {
     }
 
     fn begin_turn(self: &Arc<Self>, is_proven: bool, destination: Arc<Destination>) {
-        let turn = Turn { outbound: self.clone(), is_proven, destination };
-        // Without a runtime the process is ending.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(turn.run());
-        }
+        let turn = Turn { outbound: self.clone(), is_proven, destination, ended: false };
+        tokio::spawn(turn.run());
     }
 }
 
@@ -108,26 +105,33 @@ struct Turn {
     outbound: Arc<Outbound>,
     is_proven: bool,
     destination: Arc<Destination>,
+    ended: bool,
 }
 
 impl Turn {
-    async fn run(self) {
+    async fn run(mut self) {
         for _ in 0..TURN_STEPS {
             if !self.outbound.step(&self.destination).await {
                 break;
             }
         }
+        self.ended = true;
     }
 }
 
 impl Drop for Turn {
-    /// However the turn ended, the place is given on, and the destination comes back if it has more to do.
+    /// The place is given on, and the destination comes back if it has more to do, also after a panic. A task that is
+    /// dropped otherwise is so because the process ends.
     fn drop(&mut self) {
-        let Self { outbound, is_proven, destination } = self;
+        let Self { outbound, is_proven, destination, ended } = self;
+        let panicked = std::thread::panicking();
+        if !*ended && !panicked {
+            return;
+        }
         {
             let mut queue = destination.queue.lock();
             queue.scheduled = false;
-            if std::thread::panicking() {
+            if panicked {
                 queue.stumbled(outbound.parts.clock.now_ms());
             }
         }

@@ -81,7 +81,7 @@ impl Outbound {
         }
     }
 
-    async fn tell_typing(self: &Arc<Self>, change: TypingChange) -> Result<(), LoadError> {
+    pub(super) async fn tell_typing(self: &Arc<Self>, change: TypingChange) -> Result<(), LoadError> {
         let TypingChange { room, user_id, typing } = change;
         let servers: Vec<OwnedServerName> = self.servers_now(room).await?;
         if servers.is_empty() {

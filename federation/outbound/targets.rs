@@ -5,9 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hearth_store::{
-    EventNumber, LoadError, RoomNumber, StateDifference, StateVersion, Store, StoredEvent,
-};
+use hearth_store::{EventNumber, LoadError, RoomNumber, StateDifference, StateVersion, Store, StoredEvent};
 use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedServerName, ServerName, UserId, events::room::member::MembershipState};
 
@@ -118,8 +116,7 @@ impl Targets {
         let before = self.at(room, stored.header.state_before).await?;
         let knows = |server: &OwnedServerName| stored.header.origin.as_deref() == Some(server.as_str());
         let others = before.others(&self.own).filter(|server| !knows(server));
-        let mut targets: Vec<Target> =
-            others.map(|server| Target { server: server.clone(), parting: false }).collect();
+        let mut targets: Vec<Target> = others.map(|server| Target { server: server.clone(), parting: false }).collect();
         if let Some(user) = removed(stored)
             && user.server_name() != self.own
             && self.was_there(room, stored, user).await?
@@ -189,7 +186,8 @@ impl Targets {
 
     /// The servers in the room now, with the version of the state at which they are.
     async fn load(&self, room: RoomNumber) -> Result<Arc<RoomServers>, LoadError> {
-        let state = async || Ok::<_, LoadError>(self.store.head(room).await?.map_or(StateVersion::EMPTY, |head| head.state));
+        let state =
+            async || Ok::<_, LoadError>(self.store.head(room).await?.map_or(StateVersion::EMPTY, |head| head.state));
         let mut before = state().await?;
         for _ in 0..READS_MAX {
             let joined = self.store.servers_in_room(room).await?;

@@ -1,0 +1,198 @@
+//! Who is told of what, and in which order.
+
+use hearth_rooms::MemberAction;
+use hearth_store::tables::{cursor_key, cursor_partition};
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn an_event_goes_to_the_servers_in_the_room_and_to_nobody_else() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test", "@bill:far.test", "@carol:other.test", "@dave:hearth.test"]).await;
+    let elsewhere = w.room(&["@eve:elsewhere.test"]).await;
+    w.settle().await;
+    w.script.forget(&["far.test", "other.test", "elsewhere.test"]);
+    w.say(&room, "@alice:hearth.test", "ours").await;
+    w.say(&room, "@bob:far.test", "theirs").await;
+    w.settle().await;
+    assert_eq!(w.script.texts("far.test"), ["ours"], "once for all users of a server, and not what is theirs");
+    assert_eq!(w.script.texts("other.test"), ["ours"]);
+    w.say(&elsewhere, "@alice:hearth.test", "there").await;
+    w.settle().await;
+    assert_eq!(w.script.texts("elsewhere.test"), ["there"]);
+    assert!(w.script.sent.lock().is_empty(), "nothing to us, nothing to others: {:?}", w.script.sent.lock());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_servers_are_those_before_the_event() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test"]).await;
+    w.settle().await;
+    w.script.take("far.test");
+    // All of this is in the log before the reader looks at any of it.
+    w.say(&room, "@alice:hearth.test", "early").await;
+    w.act(&room, "@carol:other.test", MemberAction::Join, "@carol:other.test").await;
+    w.say(&room, "@alice:hearth.test", "middle").await;
+    w.act(&room, "@bob:far.test", MemberAction::Leave, "@bob:far.test").await;
+    w.say(&room, "@alice:hearth.test", "late").await;
+    w.settle().await;
+    assert_eq!(w.script.texts("far.test"), ["early", "middle"], "nothing after it left");
+    assert_eq!(w.script.texts("other.test"), ["middle", "late"], "nothing before it joined");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_removed_hears_of_it_and_who_is_invited_does_not() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test", "@bill:far.test", "@carol:other.test"]).await;
+    w.settle().await;
+    w.script.forget(&["far.test", "other.test"]);
+    w.act(&room, "@alice:hearth.test", MemberAction::Kick, "@bob:far.test").await;
+    w.act(&room, "@alice:hearth.test", MemberAction::Ban, "@bill:far.test").await;
+    w.say(&room, "@alice:hearth.test", "gone?").await;
+    w.act(&room, "@alice:hearth.test", MemberAction::Unban, "@bill:far.test").await;
+    w.settle().await;
+    let memberships = |sent: &[Sent]| -> Vec<String> {
+        let pdus = sent.iter().flat_map(Sent::pdus);
+        pdus.filter_map(|pdu| Some(pdu["content"]["membership"].as_str()?.to_owned())).collect()
+    };
+    let far = w.script.take("far.test");
+    assert_eq!(memberships(&far), ["leave", "ban"], "its last user's removal, and nothing after");
+    assert_eq!(far.iter().flat_map(Sent::texts).count(), 2);
+    assert_eq!(memberships(&w.script.take("other.test")), ["leave", "ban", "leave"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_knock_that_is_refused_is_told_to_its_server() {
+    let w = World::new().await;
+    let room = w.room(&[]).await;
+    let rules = hearth_rooms::StateChange {
+        room_id: room.clone(),
+        sender: user("@alice:hearth.test"),
+        kind: "m.room.join_rules".to_owned(),
+        state_key: String::new(),
+        content: to_raw_value(&json!({ "join_rule": "knock" })).unwrap(),
+        guest: false,
+        ts_ms: None,
+    };
+    w.rooms.set_state(rules).await.unwrap();
+    w.act(&room, "@bob:far.test", MemberAction::Knock, "@bob:far.test").await;
+    w.say(&room, "@alice:hearth.test", "who is that").await;
+    w.act(&room, "@alice:hearth.test", MemberAction::Kick, "@bob:far.test").await;
+    w.settle().await;
+    let sent = w.script.take("far.test");
+    assert_eq!(sent.iter().flat_map(Sent::texts).collect::<Vec<_>>(), ["m.room.member"]);
+    assert_eq!(sent[0].pdus()[0]["content"]["membership"], "leave");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_accepted_through_us_is_passed_on_but_not_back() {
+    let w = World::new().await;
+    let room = w.room(&["@carol:other.test", "@bill:far.test"]).await;
+    w.settle().await;
+    w.script.forget(&["far.test", "other.test"]);
+    let relayed = w.act(&room, "@bob:far.test", MemberAction::Join, "@bob:far.test").await;
+    w.set_header(&room, &relayed, |header| {
+        header.origin = Some("far.test".to_owned());
+        header.relay = true;
+    })
+    .await;
+    let received = w.say(&room, "@alice:hearth.test", "ours, but had from another").await;
+    w.set_header(&room, &received, |header| header.origin = Some("other.test".to_owned())).await;
+    w.settle().await;
+    assert_eq!(w.script.texts("other.test"), ["m.room.member"]);
+    assert!(w.script.take("far.test").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn order_is_kept_one_transaction_at_a_time_of_at_most_50() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test"]).await;
+    w.settle().await;
+    w.script.take("far.test");
+    let let_go = Arc::new(Notify::new());
+    w.script.set("far.test", Manner::Waits(let_go.clone()));
+    for text in texts(0..120) {
+        w.say(&room, "@alice:hearth.test", &text).await;
+        w.outbound.follow().await.unwrap();
+    }
+    w.settle().await;
+    assert_eq!(w.script.sent.lock().len(), 1, "the next waits for the answer");
+    w.script.set("far.test", Manner::Takes);
+    let_go.notify_one();
+    w.settle().await;
+    let sent = w.script.take("far.test");
+    assert_eq!(sent.iter().flat_map(Sent::texts).collect::<Vec<_>>(), texts(0..120));
+    assert!(sent.iter().all(|sent| sent.pdus().len() <= 50));
+    assert_eq!(sent.iter().filter(|sent| sent.pdus().len() == 50).count(), 2, "they are full where they can be");
+    let ids: HashSet<_> = sent.iter().map(|sent| &sent.id).collect();
+    assert_eq!(ids.len(), sent.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cursor_stays_before_what_is_on_its_way_and_moves_once_a_second() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test"]).await;
+    w.settle().await;
+    w.pass_ms(2_000).await;
+    let cursor = async || w.store.cursor("federation").await.unwrap().positions;
+    let before = cursor().await;
+    assert!(before.covers(&w.store.live().positions()), "all is delivered");
+
+    let let_go = Arc::new(Notify::new());
+    w.script.set("far.test", Manner::Waits(let_go.clone()));
+    w.say(&room, "@alice:hearth.test", "slow").await;
+    w.settle().await;
+    w.pass_ms(2_000).await;
+    assert_eq!(cursor().await, before, "it would be lost");
+    let_go.notify_one();
+    w.settle().await;
+    w.pass_ms(2_000).await;
+    let after = cursor().await;
+    assert!(after.covers(&before) && after != before);
+
+    w.script.set("far.test", Manner::Takes);
+    w.say(&room, "@alice:hearth.test", "one more").await;
+    w.pass_ms(10).await;
+    w.say(&room, "@alice:hearth.test", "and one").await;
+    w.pass_ms(10).await;
+    assert_eq!(cursor().await, after, "not so soon again");
+    w.pass_ms(1_000).await;
+    assert!(cursor().await != after);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_nothing_is_lost() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test"]).await;
+    w.settle().await;
+    w.pass_ms(2_000).await;
+    w.script.take("far.test");
+    w.say(&room, "@alice:hearth.test", "arrived").await;
+    w.settle().await;
+    assert_eq!(w.script.texts("far.test"), ["arrived"]);
+    w.script.set("far.test", Manner::Hangs);
+    w.say(&room, "@alice:hearth.test", "on its way").await;
+    w.settle().await;
+    w.say(&room, "@alice:hearth.test", "never read").await;
+    let w = w.restarted().await;
+    w.script.set("far.test", Manner::Takes);
+    w.settle().await;
+    let texts = w.script.texts("far.test");
+    assert_eq!(texts, ["arrived", "on its way", "never read"], "once more, in order");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_begins_to_federate_begins_now() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test"]).await;
+    w.say(&room, "@alice:hearth.test", "long ago").await;
+    let mut write = Write::new(cursor_partition("federation"));
+    write.delete(hearth_store::Table::Mi, cursor_key("federation"));
+    w.store.commit(write).await.unwrap();
+    let w = w.restarted().await;
+    w.say(&room, "@alice:hearth.test", "now").await;
+    // A crash before the cursor was ever moved.
+    let w = w.restarted().await;
+    w.settle().await;
+    assert_eq!(w.script.texts("far.test"), ["now"]);
+}

@@ -1,0 +1,133 @@
+//! Typing, receipts and presence.
+
+use hearth_users::{PresenceState, ReceiptKind, TypingChange};
+
+use super::*;
+
+fn contents(sent: &[Sent], kind: &str) -> Vec<Value> {
+    let edus = sent.iter().flat_map(Sent::edus).filter(|edu| edu["edu_type"] == kind);
+    edus.map(|edu| edu["content"].clone()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn public_receipts_of_our_users_are_told_together() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test", "@dave:hearth.test"]).await;
+    let event = w.say(&room, "@bob:far.test", "read me").await;
+    w.settle().await;
+    w.script.take("far.test");
+    let (alice, dave, bob) = (user("@alice:hearth.test"), user("@dave:hearth.test"), user("@bob:far.test"));
+    w.users.set_receipt(&alice, &room, ReceiptKind::Public, None, &event).await.unwrap();
+    w.users.set_receipt(&dave, &room, ReceiptKind::Public, Some("main"), &event).await.unwrap();
+    w.users.set_receipt(&dave, &room, ReceiptKind::Private, None, &event).await.unwrap();
+    w.users.set_receipt(&bob, &room, ReceiptKind::Public, None, &event).await.unwrap();
+    w.settle().await;
+    let receipts = contents(&w.script.take("far.test"), "m.receipt");
+    let ts = 1_700_000_000_000_u64;
+    let all: Vec<_> =
+        receipts.iter().flat_map(|content| content[room.as_str()]["m.read"].as_object().unwrap()).collect();
+    assert_eq!(all.len(), 2, "neither private ones nor those of others: {all:?}");
+    assert_eq!(*all[0].1, json!({ "event_ids": [event], "data": { "ts": ts } }));
+    assert_eq!(*all[1].1, json!({ "event_ids": [event], "data": { "ts": ts, "thread_id": "main" } }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn typing_is_told_when_it_begins_goes_on_and_ends() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test"]).await;
+    w.settle().await;
+    w.script.take("far.test");
+    let number = w.number(&room).await;
+    let told = tokio::spawn(Outbound::keep_telling(Arc::downgrade(&w.outbound), w.users.typing_changes()));
+    let (alice, bob) = (user("@alice:hearth.test"), user("@bob:far.test"));
+    let minute = Some(Duration::from_secs(60));
+    let typing = async |who: &OwnedUserId, timeout| {
+        w.users.set_typing(number, who, timeout);
+        w.settle().await;
+        contents(&w.script.take("far.test"), "m.typing")
+    };
+    let news = |typing: bool| vec![json!({ "room_id": room, "user_id": alice, "typing": typing })];
+    assert_eq!(typing(&alice, minute).await, news(true));
+    assert!(typing(&bob, minute).await.is_empty(), "that is theirs to tell");
+    assert!(typing(&alice, minute).await.is_empty(), "they know");
+    w.clock.advance_ms(30_000);
+    assert_eq!(typing(&alice, minute).await, news(true), "they would forget");
+    // Time ends it.
+    tokio::time::sleep(Duration::from_secs(62)).await;
+    w.settle().await;
+    assert_eq!(contents(&w.script.take("far.test"), "m.typing"), news(false));
+    told.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn presence_is_told_to_those_who_share_a_room() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test", "@dave:hearth.test"]).await;
+    w.room(&["@eve:elsewhere.test"]).await;
+    w.say(&room, "@alice:hearth.test", "hello").await;
+    w.settle().await;
+    w.script.forget(&["far.test", "elsewhere.test"]);
+    w.users.set_presence(&user("@dave:hearth.test"), PresenceState::Online, Some("here".to_owned())).await.unwrap();
+    w.users.set_presence(&user("@bob:far.test"), PresenceState::Online, None).await.unwrap();
+    w.pass_ms(1_000).await;
+    let told = contents(&w.script.take("far.test"), "m.presence");
+    assert_eq!(told.len(), 1);
+    let push = told[0]["push"].as_array().unwrap();
+    assert_eq!(push.len(), 1);
+    assert_eq!((&push[0]["user_id"], &push[0]["presence"]), (&json!("@dave:hearth.test"), &json!("online")));
+    assert_eq!((&push[0]["status_msg"], &push[0]["currently_active"]), (&json!("here"), &json!(true)));
+    assert!(push[0]["last_active_ago"].is_u64());
+    assert!(w.script.take("elsewhere.test").is_empty(), "dave is in no room with them");
+    w.pass_ms(1_000).await;
+    assert!(w.script.take("far.test").is_empty(), "told once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fleeting_news_is_not_kept_for_a_server_that_fails() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test"]).await;
+    let number = w.number(&room).await;
+    w.script.fail("far.test");
+    let event = w.say(&room, "@alice:hearth.test", "hello").await;
+    w.settle().await;
+    let change = TypingChange { room: number, user_id: user("@alice:hearth.test"), typing: true };
+    w.outbound.tell_typing(change).await.unwrap();
+    w.users.set_receipt(&user("@alice:hearth.test"), &room, ReceiptKind::Public, None, &event).await.unwrap();
+    w.settle().await;
+    w.script.take("far.test");
+    w.script.set("far.test", Manner::Takes);
+    w.pass_ms(w.retry_in_ms("far.test")).await;
+    let sent = w.script.take("far.test");
+    assert!(contents(&sent, "m.typing").is_empty());
+    assert_eq!(contents(&sent, "m.receipt").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tasks_drive_it_by_themselves() {
+    let w = World::new().await;
+    let World { store, users, clock, script, rooms, .. } = &w;
+    let room = w.room(&["@bob:far.test"]).await;
+    let parts = OutboundParts {
+        store: store.clone(),
+        users: users.clone(),
+        clock: clock.clone(),
+        entropy: Arc::new(SeededEntropy::new(3)),
+        transmit: script.clone(),
+        server_name: US.try_into().unwrap(),
+        settings: OutboundSettings::default(),
+    };
+    let outbound = Outbound::start(parts).await.unwrap();
+    w.say(&room, "@alice:hearth.test", "hello").await;
+    w.users.set_typing(w.number(&room).await, &user("@alice:hearth.test"), Some(Duration::from_secs(5)));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let sent = script.take("far.test");
+    assert!(sent.iter().flat_map(Sent::texts).any(|text| text == "hello"));
+    assert_eq!(contents(&sent, "m.typing").len(), 1);
+    assert!(Arc::strong_count(rooms) > 0);
+    // When it is let go of, its tasks end.
+    drop(outbound);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    w.say(&room, "@alice:hearth.test", "nobody listens").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(script.take("far.test").is_empty());
+}
