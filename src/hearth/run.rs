@@ -1,6 +1,11 @@
 //! `hearth serve`: starts the parts in order, waits for a signal, and drains.
 
-use std::{path::Path, process, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    process,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hearth_ports::{SystemClock, SystemEntropy};
 use hearth_server::{Ports, Server};
@@ -21,8 +26,14 @@ use crate::{
     tls::Tls,
 };
 
-/// Requests that are running at the signal have so long; with the rest of the way out it stays below 10 s.
+/// From the signal to the end there are 10 s. Requests that are running at the signal have so long.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(8);
+
+/// From the signal until rows in memory are written to files, or are left to the log.
+const STOP_TIME_MAX: Duration = Duration::from_secs(9);
+
+/// Work that nobody waits for any more must not hold up the end.
+const LEFTOVERS_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// The exit code of a shell's command that a signal ended.
 const EXIT_BY_SIGNAL: i32 = 130;
@@ -32,45 +43,76 @@ pub(crate) fn serve(config: Config, file: Option<&Path>) -> Result<(), Failure> 
     logging::start(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
     let result = runtime.block_on(run(&config, file));
-    // Work that nobody waits for any more must not hold up the end.
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    runtime.shutdown_timeout(LEFTOVERS_TIME_MAX);
     result
 }
 
 async fn run(config: &Config, file: Option<&Path>) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let listeners = listeners(config);
+    // Bound before the store is opened: who comes early waits in the queue of the socket and is not turned away.
+    let (sockets, certificates) = bind(config).await?;
     let metrics = monitor::start(config.metrics.bind)?;
-    let server = start(config, file).await?;
+    let (server, engine) = start(config, file).await?;
     if let (Some(bind), Some(handle)) = (config.metrics.bind, metrics) {
         monitor::serve(bind, handle).await?;
     }
     let (stop, stopped) = watch::channel(false);
-    let mut sockets = JoinSet::new();
-    let mut certificates = Vec::new();
-    for listener in &listeners {
-        let tls = Tls::load(listener)?.map(Arc::new);
-        certificates.extend(tls.clone());
-        let socket = Socket::bind(listener, tls).await?;
+    let mut serving = JoinSet::new();
+    for socket in sockets {
         let (router, config, stopped) = (server.router(), config.clone(), stopped.clone());
-        sockets.spawn(async move { listen::serve(socket, router, &config, stopped).await });
+        serving.spawn(async move { listen::serve(socket, router, &config, stopped).await });
     }
     signals.wait(|| certificates.iter().for_each(|tls| tls.reload())).await;
 
     tracing::info!("stopping: waiting requests are answered; a second signal stops at once");
+    let until = Instant::now() + STOP_TIME_MAX;
     server.stop();
     stop.send_replace(true);
-    let drained = async { while sockets.join_next().await.is_some() {} };
+    let way_out = async {
+        drain(serving).await;
+        write_out(engine, until).await;
+    };
     tokio::select! {
-        () = drained => tracing::info!("stopped"),
-        () = tokio::time::sleep(DRAIN_TIME_MAX) => tracing::warn!("stopped with requests still running"),
+        () = way_out => tracing::info!("stopped"),
         () = signals.wait(|| {}) => process::exit(EXIT_BY_SIGNAL),
     }
     Ok(())
 }
 
+/// The configured listeners, or the default one, and the certificates of those that speak TLS.
+async fn bind(config: &Config) -> Result<(Vec<Socket>, Vec<Arc<Tls>>), Failure> {
+    let default = [Listener::default()];
+    let listeners = if config.listeners.is_empty() { &default } else { config.listeners.as_slice() };
+    let (mut sockets, mut certificates) = (Vec::new(), Vec::new());
+    for listener in listeners {
+        let tls = Tls::load(listener)?.map(Arc::new);
+        certificates.extend(tls.clone());
+        sockets.push(Socket::bind(listener, tls).await?);
+    }
+    Ok((sockets, certificates))
+}
+
+/// Until the requests that are running are answered.
+async fn drain(mut serving: JoinSet<()>) {
+    let drained = async { while serving.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN_TIME_MAX, drained).await.is_err() {
+        tracing::warn!("stopped with requests still running");
+    }
+}
+
+/// Saves the next start the replay of the log. What is not written in time is in the log all the same.
+async fn write_out(engine: Arc<RocksEngine>, until: Instant) {
+    let written = tokio::task::spawn_blocking(move || engine.flush(until));
+    match tokio::time::timeout_at(until.into(), written).await {
+        Ok(Ok(Ok(true))) => {}
+        Ok(Ok(Ok(false))) | Err(_) => tracing::warn!("no time to write out the store: the next start replays its log"),
+        Ok(Ok(Err(error))) => tracing::warn!(%error, "the next start replays the store's log"),
+        Ok(Err(error)) => tracing::error!(%error, "writing out the store"),
+    }
+}
+
 /// Opens what is stored and assembles the server.
-async fn start(config: &Config, file: Option<&Path>) -> Result<Server, Failure> {
+async fn start(config: &Config, file: Option<&Path>) -> Result<(Server, Arc<RocksEngine>), Failure> {
     let settings = settings::server(config)?;
     let data = DataDir::new(&config.data_dir);
     data.create()?;
@@ -92,15 +134,10 @@ async fn start(config: &Config, file: Option<&Path>) -> Result<Server, Failure> 
         tracing::warn!("there are no accounts yet; make the first one, an administrator, with: {command}");
     }
     if config.admin.socket {
-        let operator = Operator { users, engine, data: data.clone(), server_name };
+        let operator = Operator { users, engine: Arc::clone(&engine), data: data.clone(), server_name };
         admin::listen(&data.socket(), Arc::new(operator));
     }
-    Ok(server)
-}
-
-/// The configured listeners, or the default one.
-fn listeners(config: &Config) -> Vec<Listener> {
-    if config.listeners.is_empty() { vec![Listener::default()] } else { config.listeners.clone() }
+    Ok((server, engine))
 }
 
 /// SIGTERM and SIGINT stop the server, SIGHUP reads certificates again.

@@ -14,12 +14,12 @@ mod options;
 mod queue;
 mod read;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use hearth_ports::{Batch, BoxFuture, Done, Engine, Entry, Heads, Key, KeyRange, Page, Table, Unavailable};
 use parking_lot::Mutex;
-use rocksdb::{DB, checkpoint::Checkpoint};
+use rocksdb::{DB, DEFAULT_COLUMN_FAMILY_NAME, FlushOptions, checkpoint::Checkpoint};
 
 pub use open::OpenError;
 pub use options::Options;
@@ -49,7 +49,7 @@ struct Shared {
 
 impl RocksEngine {
     /// Opens the store in this folder, making both if they are absent. It takes some milliseconds plus the replay of at
-    /// most [`Options::wal_bytes_max`] of write-ahead log.
+    /// most [`Options::wal_bytes_max`] of write-ahead log, of which [`Self::flush`] leaves nothing.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Arc<Self>, OpenError> {
         let shared = Arc::new(open::open(path.as_ref(), &options)?);
         let readers = Readers::start(&shared, &options)?;
@@ -71,6 +71,23 @@ impl RocksEngine {
     /// copy hands out none of them again, and finds none of them ahead of itself.
     pub fn raise_positions(path: impl AsRef<Path>, options: &Options, by: u64) -> Result<(), OpenError> {
         open::raise_positions(path.as_ref(), options, by)
+    }
+
+    /// Writes what has been committed from memory to files, so that the next opening has no log to replay: durability
+    /// does not depend on it. True once that is done; false if `until` came first, which is looked at between tables.
+    ///
+    /// It blocks for the time of writing, at most [`Options::write_buffer_bytes`] and ten syncs or so: call it from a
+    /// thread that may.
+    pub fn flush(&self, until: Instant) -> Result<bool, Unavailable> {
+        let names = [DEFAULT_COLUMN_FAMILY_NAME].into_iter().chain(Table::ALL.map(Table::name));
+        for family in names.filter_map(|name| self.shared.db.cf_handle(name)) {
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            let flushed = self.shared.db.flush_cf_opt(family, &FlushOptions::default());
+            flushed.map_err(|error| Unavailable(format!("rows in memory were not written to files: {error}")))?;
+        }
+        Ok(true)
     }
 
     /// Writes a consistent copy, a store that [`Self::open`] takes, into a folder which does not exist yet. It links

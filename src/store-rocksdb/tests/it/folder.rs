@@ -1,6 +1,11 @@
 //! What lies in a folder: formats, the lock, copies, reading beside a server, reading from disk.
 
-use std::{fs, path::Path, thread};
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use crate::common::{self, batch, options, put, try_commit};
 use hearth_ports::{Batch, CommitError, Engine as _, Entry, Key, KeyRange, Page, Partition, Table, suite::wait};
@@ -117,6 +122,33 @@ fn reads_reach_the_disk() {
     let last = wait(engine.scan(Table::Ev, KeyRange::prefix(Key::new()), page)).expect("the store can be read");
     assert!(last.iter().eq(rows.iter().rev().take(3)));
     assert_eq!(all_events(&engine), rows);
+}
+
+/// Bytes of write-ahead log in a folder.
+fn log_bytes(folder: &Path) -> u64 {
+    let files = fs::read_dir(folder).expect("a folder").map(|file| file.expect("a file"));
+    let logs = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "log"));
+    logs.map(|file| file.metadata().expect("it is there").len()).sum()
+}
+
+#[test]
+fn nothing_is_replayed_after_a_flush() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engine = common::open(folder.path());
+    fill(&engine, 0, 3);
+    assert!(!engine.flush(Instant::now()).expect("the disk is well"), "there is no time");
+    assert!(log_bytes(folder.path()) > 0, "the log is all there is");
+    let in_time = Instant::now() + Duration::from_secs(60);
+    assert!(engine.flush(in_time).expect("the disk is well"));
+    assert_eq!(log_bytes(folder.path()), 0);
+    drop(engine);
+
+    let engine = common::open(folder.path());
+    assert_eq!(all_events(&engine).len(), 300);
+    assert_eq!(newest(&engine), 2);
+    fill(&engine, 3, 4);
+    let heads = wait(engine.heads()).expect("heads are known").0;
+    assert_eq!(heads.into_iter().max().expect("there are partitions").0, 4, "positions go on");
 }
 
 #[test]
