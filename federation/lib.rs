@@ -8,6 +8,7 @@
 
 pub mod discovery;
 mod flights;
+pub mod outbound;
 pub mod policy;
 pub mod remote;
 #[cfg(test)]
