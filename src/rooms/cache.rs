@@ -38,6 +38,15 @@ pub(crate) struct Entry {
     pub(crate) in_force: Option<InForce>,
 }
 
+/// Whether anything of a room is waited for. It may be `true` for what has come meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Awaiting {
+    /// Events are cited that are not here.
+    pub(crate) events: bool,
+    /// Redactions wait for their targets.
+    pub(crate) redactions: bool,
+}
+
 /// A room as far as its writer has looked.
 #[derive(Debug)]
 pub(crate) struct RoomCache {
@@ -52,6 +61,7 @@ pub(crate) struct RoomCache {
     pub(crate) extremity_hashes: HashMap<OwnedEventId, String>,
     entries: HashMap<Box<str>, HashMap<Box<str>, Entry>>,
     entries_count: usize,
+    awaiting: Option<Awaiting>,
     /// The room is being created: what is not among the entries does not exist.
     is_complete: bool,
 }
@@ -80,6 +90,7 @@ impl RoomCache {
             extremity_hashes: HashMap::new(),
             entries: HashMap::new(),
             entries_count: 0,
+            awaiting: None,
             is_complete: true,
         }
     }
@@ -148,9 +159,23 @@ impl RoomCache {
         }
     }
 
-    /// The batch is committed: `head_bytes` is what is stored now.
-    pub(crate) fn committed(&mut self, head_bytes: Bytes) {
+    /// What of the room is waited for; read if need be.
+    pub(crate) async fn awaiting(&mut self, store: &Store) -> Result<&mut Awaiting, LoadError> {
+        if self.awaiting.is_none() {
+            let (events, redactions) = match self.head_bytes {
+                Some(_) => store.is_awaiting(self.number).await?,
+                None => (false, false),
+            };
+            self.awaiting = Some(Awaiting { events, redactions });
+        }
+        Ok(self.awaiting.as_mut().expect("it was there or has just been put there"))
+    }
+
+    /// The batch is committed: `head_bytes` is what is stored now, `position` that of the timeline's last change, if
+    /// the batch made one.
+    pub(crate) fn committed(&mut self, head_bytes: Bytes, position: Option<u64>) {
         self.head_bytes = Some(head_bytes);
+        self.head.position = position.unwrap_or(self.head.position);
         self.is_complete = false;
         if self.entries_count > ENTRIES_MAX {
             self.entries.retain(|kind, _| HUB.contains(&&**kind));

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     AliasError, SendError,
-    append::{Accepted, Group, Member},
+    append::{Accepted, Group, PlaceError},
     cache::RoomCache,
     member::MemberAction,
     request::Proposal,
@@ -131,6 +131,12 @@ pub enum CreateError {
     /// Our fault; the text is for the log.
     #[error("unavailable: {0}")]
     Unavailable(String),
+}
+
+impl From<PlaceError> for CreateError {
+    fn from(error: PlaceError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
 }
 
 impl From<LoadError> for CreateError {
@@ -254,7 +260,7 @@ impl Writer {
         let unavailable = |error: SendError| CreateError::Unavailable(error.to_string());
         let creator = self.store.ensure_user_number(&new.creator).await?;
         let (mut cache, first) = self.begin(&new).await?;
-        let mut group = Group::new(&self.store, &cache, self.clock.now_ms());
+        let mut group = Group::new(self, &cache);
         group.append(&mut cache, first).await?;
         for event in &new.events {
             self.append_first(&mut cache, &mut group, &new.creator, event).await?;
@@ -271,7 +277,7 @@ impl Writer {
             self.claim_alias(alias, cache.number, &cache.id, creator).await.map_err(|error| match error {
                 AliasError::Taken => CreateError::AliasTaken,
                 AliasError::Invalid(reason) | AliasError::Forbidden(reason) => CreateError::BadAlias(reason),
-                AliasError::NotFound => CreateError::AliasTaken,
+                AliasError::NotFound | AliasError::Peer(_) => CreateError::AliasTaken,
                 AliasError::Unavailable(text) => CreateError::Unavailable(text),
             })?;
         }
@@ -336,13 +342,7 @@ impl Writer {
     ) -> Result<(), CreateError> {
         let draft = Draft::state(&first.kind, &first.state_key, creator.clone(), &first.content, self.clock.now_ms())
             .expect("a map of values is JSON");
-        let member = match OwnedUserId::try_from(first.state_key.as_str()) {
-            Ok(user) if first.kind == "m.room.member" => {
-                Some(Member { user: self.store.ensure_user_number(&user).await?, guest: false })
-            }
-            _ => None,
-        };
-        let proposal = Proposal { draft, member, redacts: None };
+        let proposal = Proposal::from(draft);
         let kind = || first.kind.clone();
         let accepted = self.accept(cache, proposal, None).await.map_err(|error| match error {
             SendError::Forbidden(reason) => CreateError::InvalidState { kind: kind(), reason },

@@ -3,6 +3,8 @@
 use hearth_core::{BuildError, Reason};
 use hearth_store::{CommitError, LoadError};
 
+use crate::append::PlaceError;
+
 /// Why an event (message, state, membership, redaction) was not sent.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SendError {
@@ -79,6 +81,12 @@ pub enum ReadError {
 
 impl From<LoadError> for SendError {
     fn from(error: LoadError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl From<PlaceError> for SendError {
+    fn from(error: PlaceError) -> Self {
         Self::Unavailable(error.to_string())
     }
 }

@@ -19,6 +19,7 @@ mod redaction;
 mod remote;
 mod reports;
 mod request;
+mod resolve;
 mod rooms;
 mod serve;
 mod state;

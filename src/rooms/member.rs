@@ -7,9 +7,7 @@ use ruma::{OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{
-    append::Member, cache::RoomCache, error::SendError, request::Proposal, state::is_same_content, writer::Writer,
-};
+use crate::{cache::RoomCache, error::SendError, request::Proposal, state::is_same_content, writer::Writer};
 
 /// Members that are looked at to find one who can vouch for a restricted join, where the power levels name none.
 const VOUCHERS_MAX: usize = 1_000;
@@ -118,9 +116,7 @@ impl Writer {
             redacts: None,
             origin_server_ts_ms: intent.ts_ms.unwrap_or_else(|| self.clock.now_ms()),
         };
-        let user = self.store.ensure_user_number(&intent.target).await?;
-        let member = Some(Member { user, guest: intent.guest });
-        Ok(Ok(Proposal { draft, member, redacts: None }))
+        Ok(Ok(Proposal { draft, guest: intent.guest, redacts: None }))
     }
 
     /// What the authorisation rules don't say, because they see only events.

@@ -4,10 +4,14 @@
 use hearth_core::{FormatError, Reason, SignatureError};
 use hearth_store::{CommitError, LoadError};
 
+use crate::append::PlaceError;
+
 mod acl;
 mod check;
+mod place;
 
 pub(crate) use check::Cpu;
+pub(crate) use place::Outcome;
 
 /// Why an event of another server was not taken.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -38,6 +42,15 @@ pub enum ReceiveError {
 impl From<LoadError> for ReceiveError {
     fn from(error: LoadError) -> Self {
         Self::Unavailable(error.to_string())
+    }
+}
+
+impl From<PlaceError> for ReceiveError {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Load(error) => error.into(),
+            PlaceError::TooMuch(reason) => Self::Incomplete(reason),
+        }
     }
 }
 

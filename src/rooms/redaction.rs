@@ -49,6 +49,6 @@ impl Writer {
             origin_server_ts_ms: self.clock.now_ms(),
         };
         let is_redacted = target.header.redacted_by.is_some() || group.has_redacted(target.number);
-        Ok(Proposal { draft, member: None, redacts: (!is_redacted).then_some(target.number) })
+        Ok(Proposal { draft, guest: false, redacts: (!is_redacted).then_some(target.number) })
     }
 }

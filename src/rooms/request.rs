@@ -7,7 +7,7 @@ use ruma::{OwnedEventId, OwnedUserId};
 use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{
-    append::{Accepted, Group, Member, cited},
+    append::{Accepted, Group, cited},
     cache::RoomCache,
     error::SendError,
     member::MemberIntent,
@@ -80,13 +80,14 @@ pub(crate) enum Decision {
 /// A draft with what its rows need besides.
 pub(crate) struct Proposal {
     pub(crate) draft: Draft,
-    pub(crate) member: Option<Member>,
+    /// A member event of a guest account.
+    pub(crate) guest: bool,
     pub(crate) redacts: Option<EventNumber>,
 }
 
 impl From<Draft> for Proposal {
     fn from(draft: Draft) -> Self {
-        Self { draft, member: None, redacts: None }
+        Self { draft, guest: false, redacts: None }
     }
 }
 
@@ -133,7 +134,7 @@ impl Writer {
         proposal: Proposal,
         sent_by: Option<SenderTransaction>,
     ) -> Result<Accepted, SendError> {
-        let Proposal { draft, member, redacts } = proposal;
+        let Proposal { draft, guest, redacts } = proposal;
         let (references, auths) = self.references(cache, &draft).await?;
         let opaque_id = cache.version.has_chosen_event_ids().then(|| self.entropy.alphanumeric(OPAQUE_ID_CHARACTERS));
         let event = build(
@@ -146,7 +147,7 @@ impl Writer {
             opaque_id.as_deref(),
         )?;
         let event = authorise(cache, &event)?;
-        Ok(Accepted { sent_by, member, redacts, ..Accepted::own(event, auths) })
+        Ok(Accepted { sent_by, guest, redacts, ..Accepted::own(event, auths) })
     }
 
     /// The place of a draft at the room's head, and the numbers of its auth events. Afterwards the cache knows all that

@@ -139,7 +139,7 @@ impl Rooms {
             Some(_) => tombstone,
             None => self.tombstone(cache, upgrade, &new_room).await?,
         };
-        let mut group = Group::new(&self.writer.store, cache, self.writer.clock.now_ms());
+        let mut group = Group::new(&self.writer, cache);
         let committed = match group.append(cache, tombstone).await {
             Ok(_) => self.writer.commit_group(cache, group).await.map_err(SendError::from),
             Err(error) => Err(error.into()),

@@ -24,6 +24,7 @@ use crate::{
     error::SendError,
     receive::Cpu,
     request::{Decision, Request},
+    resolve::Results,
 };
 
 /// Rooms whose head is kept in memory. A room that falls out costs a few reads when it is written again.
@@ -36,13 +37,13 @@ const WAITING_MAX: usize = 1_000;
 const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// Requests that are decided together. It bounds how long the first of them waits for the last one's signature.
-const GROUP_MAX: usize = 128;
+pub(crate) const GROUP_MAX: usize = 128;
 
 /// A batch that has grown to so many bytes takes no more events; engines like batches of at most 1 MB.
-const GROUP_BYTES: usize = 900_000;
+pub(crate) const GROUP_BYTES: usize = 900_000;
 
 /// A group that lost so many races in a row gives up. With one writing node there are none to lose.
-const ATTEMPTS_MAX: u32 = 6;
+pub(crate) const ATTEMPTS_MAX: u32 = 6;
 
 /// The pause after the first lost race would be at most twice this; it doubles with each one, and begins with the
 /// second.
@@ -60,6 +61,8 @@ pub(crate) struct Writer {
     pub(crate) last_creation_ms: AtomicU64,
     /// What checks and resolutions of others' events may take of the processors.
     pub(crate) cpu: Cpu,
+    /// What states were resolved into.
+    pub(crate) results: Results,
     active: Cache<RoomNumber, Arc<ActiveRoom>>,
 }
 
@@ -112,6 +115,7 @@ impl Writer {
             server_name,
             last_creation_ms: AtomicU64::new(0),
             cpu: Cpu::new(),
+            results: Results::new(),
             active,
         }
     }
@@ -185,7 +189,7 @@ impl Writer {
         cache.as_mut().ok_or(SendError::UnknownRoom)
     }
 
-    async fn pause_after(&self, lost: u32) {
+    pub(crate) async fn pause_after(&self, lost: u32) {
         if lost < 2 {
             return;
         }
@@ -203,7 +207,7 @@ impl Writer {
             Ok(answered) => answered,
             Err(error) => return Err(Failed { group: waiting, error: error.into() }),
         };
-        let mut group = Group::new(&self.store, cache, self.clock.now_ms());
+        let mut group = Group::new(self, cache);
         let mut waiting = waiting.into_iter();
         while let Some(next) = waiting.next() {
             let key = next.request.transaction.as_ref().map(|transaction| transaction.key.clone());
@@ -282,11 +286,13 @@ impl Writer {
     pub(crate) async fn commit_group(&self, cache: &mut RoomCache, group: Group<'_>) -> Result<(), CommitError> {
         let (write, finished) = group.finish(cache);
         let committed = self.store.commit(write).await?;
-        cache.committed(finished.head_bytes(&committed));
+        let (head_bytes, position) = finished.head_bytes(&committed);
+        cache.committed(head_bytes, position);
+        self.results.keep(cache.number, finished.resolved);
         Ok(())
     }
 
-    async fn is_stored(&self, room: RoomNumber, event_id: &EventId) -> bool {
+    pub(crate) async fn is_stored(&self, room: RoomNumber, event_id: &EventId) -> bool {
         matches!(self.store.event_number(room, event_id).await, Ok(Some(_)))
     }
 

@@ -44,9 +44,11 @@ impl StoredEvent {
         self.client.get_or_init(|| format::client_json(&self.event, false))
     }
 
-    /// Whether it became part of the room: neither rejected, nor soft-failed, nor an outlier.
+    /// Whether it became part of what readers see of the room: neither rejected, nor soft-failed, nor an outlier, nor a
+    /// redaction that is held back.
     pub fn accepted(&self) -> bool {
-        let EventFlags(not) = EventFlags::REJECTED.with(EventFlags::SOFT_FAILED).with(EventFlags::OUTLIER);
+        let not = EventFlags::REJECTED.with(EventFlags::SOFT_FAILED);
+        let EventFlags(not) = not.with(EventFlags::OUTLIER).with(EventFlags::HELD);
         self.header.flags.0 & not == 0
     }
 }

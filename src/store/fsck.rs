@@ -4,6 +4,7 @@
 //! told in words that name the row. Nothing is repaired here.
 
 mod events;
+mod history;
 mod identifiers;
 mod room;
 mod state;

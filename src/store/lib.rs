@@ -12,6 +12,7 @@ mod current;
 mod events;
 mod find;
 pub mod fsck;
+mod gaps;
 mod identifiers;
 mod keys;
 mod live;

@@ -1,18 +1,12 @@
 //! From a checked event to the room, and what refusals on that way are to another server.
 
-use std::collections::BTreeSet;
-
-use hearth_core::{RoomVersion, SignedEvent, auth};
+use hearth_core::{RoomVersion, SignedEvent};
 use hearth_ports::EventBytes;
 use hearth_store::RoomNumber;
-use ruma::{OwnedServerName, OwnedUserId};
+use ruma::OwnedServerName;
 
 use super::HandshakeError;
-use crate::{
-    ReceiveError, SendError,
-    append::{Accepted, Group, Member, cited},
-    rooms::Rooms,
-};
+use crate::{ReceiveError, SendError, receive::Outcome, rooms::Rooms};
 
 impl From<ReceiveError> for HandshakeError {
     fn from(error: ReceiveError) -> Self {
@@ -57,6 +51,7 @@ impl Rooms {
         Ok(signed)
     }
 
+    /// Puts an event into a room that this server is in; what the room's present state is against is refused, too.
     pub(crate) async fn append_handshake(
         &self,
         room: RoomNumber,
@@ -64,41 +59,12 @@ impl Rooms {
         origin: Option<OwnedServerName>,
         relay: bool,
     ) -> Result<(), HandshakeError> {
-        let writer = &self.writer;
-        let event = signed.into_event();
-        let active = writer.active(room);
-        let mut slot = active.cache.lock().await;
-        let cache = writer.load(&mut slot, room).await?;
-        let head: BTreeSet<&str> = cited(&cache.head).map(|extremity| extremity.event_id.as_str()).collect();
-        if head != event.prev_events().iter().map(|id| id.as_str()).collect() {
-            return Err(HandshakeError::Busy);
+        match self.append_received(room, signed, origin, relay).await? {
+            Outcome::Accepted => Ok(()),
+            Outcome::SoftFailed => {
+                Err(HandshakeError::forbidden("the room's present state does not let this event in"))
+            }
+            Outcome::Rejected(reason) => Err(HandshakeError::Forbidden(reason)),
         }
-        let types =
-            hearth_core::auth_types(event.version(), event.kind(), event.sender(), event.state_key(), event.content())?;
-        for (kind, state_key) in types.iter().chain([&("m.room.create".to_owned(), String::new())]) {
-            cache.entry(&writer.store, kind, state_key).await?;
-        }
-        let auths = writer.store.event_numbers(room, event.auth_events()).await?;
-        let auths: Vec<_> = auths.into_iter().flatten().collect();
-        let cited = writer.store.events(room, &auths).await?;
-        let mut cited: Vec<_> = cited.into_iter().flatten().map(|stored| stored.event.clone()).collect();
-        cited.extend(cache.known_event("m.room.create", ""));
-        auth::check_auth_events(&event, |id| cited.iter().find(|event| event.event_id() == id).cloned())?;
-        auth::check_against(&event, |kind, state_key| cache.known_event(kind, state_key))?;
-        let member = match event.state_key().and_then(|user| OwnedUserId::try_from(user).ok()) {
-            Some(user) => Some(Member { user: writer.store.ensure_user_number(&user).await?, guest: false }),
-            None => None,
-        };
-        let accepted = Accepted { member, origin, relay, ..Accepted::own(event, auths) };
-        let mut group = Group::new(&writer.store, cache, writer.clock.now_ms());
-        let appended = group.append(cache, accepted).await;
-        let committed = match appended {
-            Ok(_) => writer.commit_group(cache, group).await.map_err(SendError::from),
-            Err(error) => Err(error.into()),
-        };
-        if committed.is_err() {
-            *slot = None;
-        }
-        Ok(committed?)
     }
 }

@@ -75,7 +75,7 @@ impl RoomCheck<'_> {
 
     /// The auth graph says of a state event what its header says.
     async fn check_auths(&mut self, event: &StoredEvent) -> Result<(), Unavailable> {
-        if !event.event.is_state() || event.header.flags.has(EventFlags::OUTLIER) {
+        if !event.event.is_state() {
             return Ok(());
         }
         let number = event.number.0;

@@ -12,8 +12,8 @@ use crate::{
     codec::{read_u32, read_u64},
     key,
     tables::{
-        CurrentStateRow, Head, MembershipRow, RoomIdRow, ServerRoomRow, UserIdRow, current_state_key, event_key,
-        head_key, room_name_key, room_server_key, server_room_key, user_name_key,
+        CurrentStateRow, Head, Membership, MembershipRow, RoomIdRow, ServerRoomRow, UserIdRow, current_state_key,
+        event_key, head_key, room_name_key, room_server_key, server_room_key, user_name_key,
     },
 };
 use ruma::OwnedServerName;
@@ -142,9 +142,12 @@ async fn check_membership(
         // Told where the current state is looked at.
         return Ok(None);
     };
-    let same = current.is_some_and(|current| {
-        (current.event, current.membership, current.user)
-            == (Some(membership.event), Some(membership.membership), Some(user))
+    let same = current.is_some_and(|current| match current.event {
+        // Who is no longer named by the state has left.
+        None => membership.membership == Membership::Leave,
+        Some(event) => {
+            (event, current.membership, current.user) == (membership.event, Some(membership.membership), Some(user))
+        }
     });
     Ok((!same).then(|| format!("the membership of {user_id} is not that of the room's state")))
 }

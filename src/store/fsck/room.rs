@@ -67,6 +67,8 @@ impl<'a> RoomCheck<'a> {
         self.check_states(&head).await?;
         self.check_events(&identity, &head).await?;
         self.check_timeline(&head).await?;
+        self.check_gaps().await?;
+        self.check_held().await?;
         self.check_wanted_states(&head);
         self.check_current_state(&head).await?;
         for extremity in &head.extremities {

@@ -214,6 +214,8 @@ impl RoomCheck<'_> {
             match found.as_deref().map(read::<MembershipRow>) {
                 Some(Ok(found)) if Some(found.membership) == row.membership && Some(found.event) == row.event => {}
                 None if row.event.is_none() => {}
+                // Who is no longer named by the state has left.
+                Some(Ok(found)) if row.event.is_none() && found.membership == Membership::Leave => {}
                 Some(Err(problem)) => self.problem(problem),
                 Some(Ok(_)) => self.problem(format!("the membership of {state_key:?} is not that of the room's state")),
                 None => self.problem(format!("the member {state_key:?} has no membership")),

@@ -1,7 +1,9 @@
-//! Events and timelines: `Ev` rows `E room event`, `Ix` rows `e id16 room`, `Tl` rows `T room order`.
+//! Events and timelines: `Ev` rows `E room event`, `Ix` rows `e id16 room`, `Tl` rows `T room order` (timeline),
+//! `G room order` (gaps), `B room id16` (backward extremities) and `N room id16` (redactions that wait).
 
 use bytes::Bytes;
 use hearth_ports::{Key, Table};
+use ruma::OwnedEventId;
 use serde::{Deserialize, Serialize};
 
 use crate::{EventNumber, Order, PositionIndex, RoomNumber, StateVersion, Write, encode, id16, key, row};
@@ -19,6 +21,9 @@ impl EventFlags {
     pub const OUTLIER: Self = Self(4);
     /// A redaction of it has taken effect; the stored JSON is the redacted form.
     pub const REDACTED: Self = Self(8);
+    /// A redaction that is part of the room's graph, but has not taken effect: its target is not here, or not its
+    /// sender's to redact. Nobody is shown it.
+    pub const HELD: Self = Self(16);
 
     /// Whether all bits of `other` are set.
     pub const fn has(self, other: Self) -> bool {
@@ -29,6 +34,12 @@ impl EventFlags {
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// Without the bits of `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 }
 
@@ -137,4 +148,70 @@ pub fn put_event(
     let value = encode_event(header, json);
     write.put_filled(Table::Ev, event_key(room, number), value, None, position.as_slice());
     write.put_bytes(Table::Ix, event_index_key(&header.event_id, room), number.0.to_be_bytes().to_vec());
+}
+
+/// A gap in the timeline, just in front of a live event: what lies there has not been fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapRow {
+    /// Events that the live event cites and that are not here: where to fetch from.
+    pub missing: Vec<String>,
+}
+
+row!(GapRow, "gap", version 1);
+
+/// An event that is cited but not here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackwardRow {
+    /// Its id.
+    pub event_id: String,
+    /// An event in front of which there is a gap because this one is missing.
+    pub cited_by: EventNumber,
+}
+
+row!(BackwardRow, "backward extremity", version 1);
+
+/// Redactions that wait for their target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldRow {
+    /// In the order in which they came.
+    pub redactions: Vec<EventNumber>,
+}
+
+row!(HeldRow, "held redactions", version 1);
+
+/// `Tl`: the gap in front of the live event at this place. The position stands at [`TIMELINE_POSITION_OFFSET`].
+pub fn gap_key(room: RoomNumber, order: Order) -> Key {
+    key(b'G').room(room).order(order).build()
+}
+
+/// `Tl`: an event that is cited but not here.
+pub fn backward_key(room: RoomNumber, event_id: &str) -> Key {
+    key(b'B').room(room).raw(&id16(event_id)).build()
+}
+
+/// The prefix of all [`backward_key`]s of a room.
+pub fn backward_prefix(room: RoomNumber) -> Key {
+    key(b'B').room(room).build()
+}
+
+/// `Tl`: the redactions that wait for an event of this id.
+pub fn held_key(room: RoomNumber, target: &str) -> Key {
+    key(b'N').room(room).raw(&id16(target)).build()
+}
+
+/// The prefix of all [`held_key`]s of a room.
+pub fn held_prefix(room: RoomNumber) -> Key {
+    key(b'N').room(room).build()
+}
+
+/// Says that there is a gap in front of the live event that gets this position: these events, which it cites, are not
+/// here.
+pub fn put_gap(write: &mut Write, room: RoomNumber, event: EventNumber, at: PositionIndex, missing: &[OwnedEventId]) {
+    let row = GapRow { missing: missing.iter().map(|id| id.as_str().to_owned()).collect() };
+    let key = gap_key(room, Order { position: 0, within: u32::MAX });
+    write.put_filled(Table::Tl, key, encode(&row), Some((TIMELINE_POSITION_OFFSET, at)), &[]);
+    for event_id in missing {
+        let row = BackwardRow { event_id: event_id.as_str().to_owned(), cited_by: event };
+        write.put(Table::Tl, backward_key(room, event_id.as_str()), &row);
+    }
 }

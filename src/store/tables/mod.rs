@@ -8,6 +8,7 @@ mod membership;
 mod misc;
 mod remote;
 mod room;
+mod server_keys;
 mod servers;
 mod state;
 mod transactions;
@@ -18,8 +19,9 @@ pub use directory::{
     report_key, report_partition, room_alias_key,
 };
 pub use events::{
-    EventFlags, EventHeader, SenderTransaction, TIMELINE_POSITION_OFFSET, TimelineRow, encode_event, event_index_key,
-    event_key, put_event, timeline_key,
+    BackwardRow, EventFlags, EventHeader, GapRow, HeldRow, SenderTransaction, TIMELINE_POSITION_OFFSET, TimelineRow,
+    backward_key, backward_prefix, encode_event, event_index_key, event_key, gap_key, held_key, held_prefix, put_event,
+    put_gap, timeline_key,
 };
 pub use federation::{
     DestinationRow, QueuedRow, all_queued_prefix, destination_key, destination_prefix, queued_key,
@@ -33,6 +35,10 @@ pub use room::{
     Create, CurrentStateRow, Extremity, Head, ReceiptPlaceRow, ReceiptRow, StateKeyRow, current_state_key,
     current_state_prefix, head_key, put_receipt, receipt_key, receipt_place_key, receipt_place_prefix, receipt_prefix,
     state_key_key,
+};
+pub use server_keys::{
+    KEY_ANSWER_BYTES_MAX, KEY_ANSWERS_MAX, KEY_ID_BYTES_MAX, KEYS_PER_SERVER_MAX, KeyAnswerRow, ServerKeyRow,
+    ServerKeysRow, server_keys_key,
 };
 pub use servers::{
     ServerRoomRow, ServerRow, put_room_server, room_server_key, room_servers_prefix, server_room_key,

@@ -1,0 +1,85 @@
+//! Gaps: events that are cited but not here, and what becomes of them when they come.
+
+use hearth_ports::Table;
+use hearth_store::{
+    EventNumber, LoadError, Order, PositionIndex,
+    tables::{self, BackwardRow, GapRow, HeldRow},
+};
+use ruma::EventId;
+
+use super::{Group, Placing};
+use crate::cache::RoomCache;
+
+impl Group<'_> {
+    /// Whether an event here follows this one, although this one is only now coming.
+    pub(super) async fn is_followed(&self, cache: &mut RoomCache, id: &EventId) -> Result<bool, LoadError> {
+        Ok(self.missing.iter().any(|missing| missing == id) || self.backward(cache, id).await?.is_some())
+    }
+
+    /// Notes what the event cites and is not here, and that it is here itself. `position`: its place in the timeline.
+    pub(super) async fn put_gaps(
+        &mut self,
+        cache: &mut RoomCache,
+        number: EventNumber,
+        placing: &Placing,
+        position: Option<PositionIndex>,
+    ) -> Result<(), LoadError> {
+        if placing.origin.is_none() {
+            return Ok(());
+        }
+        let id = placing.event.event_id();
+        if let Some(row) = self.backward(cache, id).await? {
+            self.close_gap(cache, id, row.cited_by).await?;
+        }
+        if let Some(position) = position.filter(|_| !placing.missing.is_empty()) {
+            tables::put_gap(&mut self.write, cache.number, number, position, &placing.missing);
+            self.missing.extend(placing.missing.iter().cloned());
+            cache.awaiting(&self.writer.store).await?.events = true;
+        }
+        Ok(())
+    }
+
+    /// An event for which there is a gap is here.
+    async fn close_gap(&mut self, cache: &RoomCache, id: &EventId, cited_by: EventNumber) -> Result<(), LoadError> {
+        self.write.delete(Table::Tl, tables::backward_key(cache.number, id.as_str()));
+        let order = self.known(cache, cited_by).await?.header.order();
+        let missing = match self.gaps.get(&order) {
+            Some(missing) => missing.clone(),
+            None => {
+                let row: Option<GapRow> =
+                    self.writer.store.get(Table::Tl, &tables::gap_key(cache.number, order)).await?;
+                row.map(|row| row.missing).unwrap_or_default()
+            }
+        };
+        self.gaps.insert(order, missing.into_iter().filter(|missing| missing != id.as_str()).collect());
+        Ok(())
+    }
+
+    async fn backward(&self, cache: &mut RoomCache, id: &EventId) -> Result<Option<BackwardRow>, LoadError> {
+        if !cache.awaiting(&self.writer.store).await?.events {
+            return Ok(None);
+        }
+        self.writer.store.get(Table::Tl, &tables::backward_key(cache.number, id.as_str())).await
+    }
+
+    /// Writes what of gaps and of waiting redactions has changed.
+    pub(super) fn put_waiting(&mut self, cache: &RoomCache) {
+        for (order, missing) in std::mem::take(&mut self.gaps) {
+            let key = tables::gap_key(cache.number, order);
+            match missing.is_empty() {
+                true => self.write.delete(Table::Tl, key),
+                false => self.write.put(Table::Tl, key, &GapRow { missing }),
+            }
+        }
+        for (target, redactions) in std::mem::take(&mut self.held) {
+            let key = tables::held_key(cache.number, &target);
+            match redactions.is_empty() {
+                true => self.write.delete(Table::Tl, key),
+                false => self.write.put(Table::Tl, key, &HeldRow { redactions }),
+            }
+        }
+    }
+}
+
+/// Where there are gaps that this batch makes smaller, and what remains missing there.
+pub(super) type Gaps = std::collections::BTreeMap<Order, Vec<String>>;

@@ -1,0 +1,87 @@
+//! History that is filled in: events with a place in the timeline's past, without effect on the present.
+
+use hearth_ports::Table;
+use hearth_store::{
+    EventNumber, LoadError, Order, encode,
+    tables::{self, BackwardRow, GapRow, TimelineRow},
+};
+use ruma::OwnedEventId;
+
+use super::{Group, PlaceError, Placing, Redacting, Verdict};
+use crate::cache::RoomCache;
+
+impl Group<'_> {
+    /// Adds an event of the past, at this place of the timeline if it is accepted. The current state and the extremities
+    /// stay as they are, and nobody is told. An error spoils batch and cache.
+    pub(crate) async fn place_old(
+        &mut self,
+        cache: &mut RoomCache,
+        placing: Placing,
+        order: Order,
+    ) -> Result<EventNumber, PlaceError> {
+        let number = placing.number.unwrap_or_else(|| {
+            let next = cache.head.next_event;
+            cache.head.next_event = next.next();
+            next
+        });
+        let after = self.state_after(cache, &placing, number).await?;
+        let is_accepted = placing.verdict == Verdict::Accepted;
+        let is_shown = is_accepted && !matches!(placing.redacting, Redacting::Held(_));
+        let mut header = self.header(&placing, &after, is_shown);
+        if is_shown {
+            (header.position, header.within) = (order.position, order.within);
+            let row = TimelineRow { event: Some(number), state: after.version };
+            self.write.put_bytes(Table::Tl, tables::timeline_key(cache.number, order), encode(&row));
+        }
+        self.put(cache, number, header, &placing, None);
+        if is_accepted {
+            self.redact(cache, number, &placing).await?;
+        }
+        Ok(number)
+    }
+
+    /// The event that cites one of the past now has it among its previous events.
+    pub(crate) async fn cite_old(
+        &mut self,
+        cache: &RoomCache,
+        citing: EventNumber,
+        cited: EventNumber,
+    ) -> Result<(), LoadError> {
+        let known = self.known(cache, citing).await?;
+        let mut header = known.header;
+        if !header.prevs.contains(&cited) {
+            header.prevs.push(cited);
+            self.rewrite(cache, citing, header, known.event);
+        }
+        Ok(())
+    }
+
+    /// The gap at one place of the timeline is from now on at another, further down, in front of this event: these events
+    /// are missing there. Without any it is closed.
+    pub(crate) async fn move_gap(
+        &mut self,
+        cache: &mut RoomCache,
+        from: Order,
+        to: (Order, EventNumber),
+        missing: &[OwnedEventId],
+    ) -> Result<(), LoadError> {
+        let room = cache.number;
+        let row: Option<GapRow> = self.writer.store.get(Table::Tl, &tables::gap_key(room, from)).await?;
+        for event_id in row.map(|row| row.missing).unwrap_or_default() {
+            self.write.delete(Table::Tl, tables::backward_key(room, &event_id));
+        }
+        self.write.delete(Table::Tl, tables::gap_key(room, from));
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let (order, cited_by) = to;
+        let row = GapRow { missing: missing.iter().map(|id| id.as_str().to_owned()).collect() };
+        self.write.put(Table::Tl, tables::gap_key(room, order), &row);
+        for event_id in missing {
+            let row = BackwardRow { event_id: event_id.as_str().to_owned(), cited_by };
+            self.write.put(Table::Tl, tables::backward_key(room, event_id.as_str()), &row);
+        }
+        cache.awaiting(&self.writer.store).await?.events = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,344 @@
+//! Putting events of other servers into their room: authorised three times, as many as possible in one batch.
+//! [Checks performed on receipt of a PDU](https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu).
+
+use std::{collections::HashMap, sync::Arc};
+
+use hearth_core::{Event, Reason, SignedEvent, auth, auth_types};
+use hearth_store::{CommitError, EventNumber, RoomNumber, StateVersion, tables::EventFlags};
+use ruma::{EventId, OwnedEventId, OwnedServerName};
+
+use super::ReceiveError;
+use crate::{
+    append::{Group, Known, PlaceError, Placing, Redacting, Verdict, member_in},
+    cache::RoomCache,
+    rooms::Rooms,
+    writer::{ATTEMPTS_MAX, GROUP_BYTES, GROUP_MAX, Writer},
+};
+
+/// A signed event on its way into its room. What it rests on is stored, or comes before it.
+#[derive(Clone, Debug)]
+pub(crate) struct Arriving {
+    pub(crate) event: Event,
+    pub(crate) place: Place,
+    /// The server that we have it from; `None`: it was made here, and others have signed it since.
+    pub(crate) origin: Option<OwnedServerName>,
+    /// It is accepted through us: we send it on to the room's other servers.
+    pub(crate) relay: bool,
+}
+
+/// Where in the room's graph an event stands.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// It is not known: the event is stored because others cite it.
+    Outlier,
+    /// Behind its previous events, all of which have their places.
+    AfterPrevs,
+    /// Some of its previous events are missing: this is the state before it, as another server has it.
+    AtState(Arc<Vec<OwnedEventId>>),
+}
+
+/// What became of an event; it is stored.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// It is part of the room, or stored for others to rest on.
+    Accepted,
+    /// The current state is against it.
+    SoftFailed,
+    /// The rules are against it.
+    Rejected(Reason),
+}
+
+impl Rooms {
+    /// Puts one signed event into a room that this server is in, behind previous events that are all here. `relay`: it
+    /// is accepted through us, so that we send it on. Whatever the outcome, the event is stored.
+    pub(crate) async fn append_received(
+        &self,
+        room: RoomNumber,
+        event: SignedEvent,
+        origin: Option<OwnedServerName>,
+        relay: bool,
+    ) -> Result<Outcome, ReceiveError> {
+        let arriving = Arriving { event: event.into_event(), place: Place::AfterPrevs, origin, relay };
+        let outcome = self.writer.place_all(room, vec![arriving]).await.pop();
+        outcome.unwrap_or_else(|| Err(ReceiveError::Unavailable("an event has no outcome".to_owned())))
+    }
+}
+
+impl Writer {
+    /// Puts events into a room, in order, one result each. One that cannot be put there spoils only itself.
+    pub(crate) async fn place_all(
+        &self,
+        room: RoomNumber,
+        events: Vec<Arriving>,
+    ) -> Vec<Result<Outcome, ReceiveError>> {
+        let mut outcomes: Vec<Option<Result<Outcome, ReceiveError>>> = Vec::new();
+        outcomes.resize_with(events.len(), || None);
+        // Numbers are commits of their own: the room need not wait for them.
+        let users: Vec<_> = events.iter().filter_map(|arriving| member_in(&arriving.event)).collect();
+        let mut failed = self.store.ensure_user_numbers(&users).await.err().map(ReceiveError::from);
+        let active = self.active(room);
+        let mut done = 0;
+        while done < events.len() && failed.is_none() {
+            // Let go of after each batch: others write into the room, too.
+            let mut slot = active.cache.lock().await;
+            match self.place_some(&mut slot, room, &events[done..], &mut outcomes[done..]).await {
+                Ok(count) => done += count,
+                Err(error) => failed = Some(error),
+            }
+        }
+        let failed = failed.unwrap_or_else(|| ReceiveError::Unavailable("an event has no outcome".to_owned()));
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(failed.clone()))).collect()
+    }
+
+    /// One batch. Returns how many of the events are dealt with.
+    async fn place_some(
+        &self,
+        slot: &mut Option<RoomCache>,
+        room: RoomNumber,
+        events: &[Arriving],
+        outcomes: &mut [Option<Result<Outcome, ReceiveError>>],
+    ) -> Result<usize, ReceiveError> {
+        let mut lost = 0;
+        'again: loop {
+            self.pause_after(lost).await;
+            let cache = self.load(slot, room).await.map_err(|error| ReceiveError::Unavailable(error.to_string()))?;
+            let mut group = Group::new(self, cache);
+            let mut batch = Vec::with_capacity(events.len().min(GROUP_MAX));
+            let mut count = 0;
+            for (nth, arriving) in events.iter().enumerate() {
+                if group.len() >= GROUP_MAX || group.write.size_bytes() >= GROUP_BYTES {
+                    break;
+                }
+                count = nth + 1;
+                // It spoiled a batch: this is another.
+                if outcomes[nth].is_some() {
+                    continue;
+                }
+                match self.place_one(cache, &mut group, arriving).await {
+                    Ok(outcome) => batch.push((nth, outcome)),
+                    Err(error) => {
+                        tracing::info!(event_id = %arriving.event.event_id(), %error, "event not put into its room");
+                        outcomes[nth] = Some(Err(error.into()));
+                        *slot = None;
+                        continue 'again;
+                    }
+                }
+            }
+            if let Some(last) = group.last_event_id().map(ToOwned::to_owned) {
+                metrics::histogram!("rooms_received_group").record(group.len() as f64);
+                if let Err(error) = self.commit_group(cache, group).await {
+                    *slot = None;
+                    // A batch whose fate is unknown is all there or not at all: one of its events tells.
+                    let in_doubt = matches!(error, CommitError::Unavailable(_));
+                    if !in_doubt || !self.is_stored(room, &last).await {
+                        lost += 1;
+                        if !matches!(error, CommitError::Conflict) || lost == ATTEMPTS_MAX {
+                            return Err(error.into());
+                        }
+                        continue;
+                    }
+                }
+            }
+            for (nth, outcome) in batch {
+                outcomes[nth] = Some(outcome);
+            }
+            return Ok(count);
+        }
+    }
+
+    /// Decides about an event and adds it to the batch. An error spoils the batch.
+    async fn place_one(
+        &self,
+        cache: &mut RoomCache,
+        group: &mut Group<'_>,
+        arriving: &Arriving,
+    ) -> Result<Result<Outcome, ReceiveError>, PlaceError> {
+        let event = &arriving.event;
+        let number = group.number_of(cache, event.event_id()).await?;
+        if let Some(number) = number {
+            let known = group.known(cache, number).await?;
+            if !known.is(EventFlags::OUTLIER) || matches!(arriving.place, Place::Outlier) {
+                return Ok(Ok(outcome_of(&known)));
+            }
+        }
+        let Some((auths, cited)) = self.cited(cache, group, event).await? else {
+            return Ok(Err(ReceiveError::Incomplete("an auth event is missing")));
+        };
+        let by_cited = check_cited(event, &cited);
+        if matches!(arriving.place, Place::Outlier) {
+            let event = event.clone().with_rejected(by_cited.is_err());
+            group.put_outlier(cache, event, auths, arriving.origin.as_ref());
+            return Ok(Ok(by_cited.map_or_else(Outcome::Rejected, |()| Outcome::Accepted)));
+        }
+        let Some(Before { state, prevs, missing }) = self.before(cache, group, arriving).await? else {
+            return Ok(Err(ReceiveError::Incomplete("a previous event is missing")));
+        };
+        let outcome = match by_cited {
+            Ok(()) => self.authorise(cache, group, event, state).await?,
+            Err(reason) => Outcome::Rejected(reason),
+        };
+        let verdict = match &outcome {
+            Outcome::Accepted => Verdict::Accepted,
+            Outcome::SoftFailed => Verdict::SoftFailed,
+            Outcome::Rejected(_) => Verdict::Rejected,
+        };
+        let redacting = match verdict {
+            Verdict::Accepted => group.redacting_of(cache, event, state).await?,
+            Verdict::SoftFailed | Verdict::Rejected => Redacting::Nothing,
+        };
+        let placing = Placing {
+            event: event.clone().with_rejected(verdict == Verdict::Rejected),
+            verdict,
+            number,
+            auths,
+            prevs,
+            missing,
+            state_before: state,
+            redacting,
+            sent_by: None,
+            guest: false,
+            origin: arriving.origin.clone(),
+            relay: arriving.relay,
+        };
+        group.place(cache, placing).await?;
+        note(arriving, &outcome);
+        Ok(Ok(outcome))
+    }
+
+    /// The events that an event cites as authorising, and the create event; `None`: not all are stored.
+    async fn cited(
+        &self,
+        cache: &mut RoomCache,
+        group: &Group<'_>,
+        event: &Event,
+    ) -> Result<Option<(Vec<EventNumber>, Vec<Event>)>, PlaceError> {
+        let mut numbers = Vec::with_capacity(event.auth_events().len());
+        let mut events = Vec::with_capacity(event.auth_events().len() + 1);
+        for id in event.auth_events() {
+            let Some(number) = group.number_of(cache, id).await? else { return Ok(None) };
+            numbers.push(number);
+            events.push(group.known(cache, number).await?.event);
+        }
+        events.extend(cache.state(&self.store, "m.room.create", "").await?);
+        Ok(Some((numbers, events)))
+    }
+
+    /// The state before an event; `None`: it cannot be known.
+    async fn before(
+        &self,
+        cache: &mut RoomCache,
+        group: &mut Group<'_>,
+        arriving: &Arriving,
+    ) -> Result<Option<Before>, PlaceError> {
+        let (mut prevs, mut missing, mut states) = (Vec::new(), Vec::new(), Vec::new());
+        for id in arriving.event.prev_events() {
+            let known = match group.number_of(cache, id).await? {
+                Some(number) => {
+                    Some((number, group.known(cache, number).await?)).filter(|(_, known)| known.is_placed())
+                }
+                None => None,
+            };
+            match known {
+                Some((number, known)) => {
+                    prevs.push(number);
+                    states.push(known.header.state_after);
+                }
+                None => missing.push(id.clone()),
+            }
+        }
+        match &arriving.place {
+            Place::AtState(ids) => {
+                let mut numbers = Vec::with_capacity(ids.len());
+                for id in ids.iter() {
+                    numbers.extend(group.number_of(cache, id).await?);
+                }
+                // What is known here of the state before is not given up for what another server says.
+                states.push(group.whole_state(cache, &numbers).await?);
+            }
+            Place::AfterPrevs | Place::Outlier if !missing.is_empty() || prevs.is_empty() => return Ok(None),
+            Place::AfterPrevs | Place::Outlier => {}
+        }
+        let extremities = &cache.head.extremities;
+        let follows_all = missing.is_empty()
+            && prevs.len() == extremities.len()
+            && extremities.iter().all(|extremity| prevs.contains(&extremity.event));
+        let state = match follows_all && matches!(arriving.place, Place::AfterPrevs) {
+            true => cache.head.state,
+            false => group.resolve(cache, states).await?,
+        };
+        Ok(Some(Before { state, prevs, missing }))
+    }
+
+    /// Checks 5 and 6: the state before the event, and the current one.
+    async fn authorise(
+        &self,
+        cache: &mut RoomCache,
+        group: &Group<'_>,
+        event: &Event,
+        before: StateVersion,
+    ) -> Result<Outcome, PlaceError> {
+        let types = auth_types(event.version(), event.kind(), event.sender(), event.state_key(), event.content());
+        let mut types = match types {
+            Ok(types) => types,
+            Err(reason) => return Ok(Outcome::Rejected(reason)),
+        };
+        types.push(("m.room.create".to_owned(), String::new()));
+        let current = cache.head.state;
+        if before != current {
+            let mut state = HashMap::new();
+            for (kind, state_key) in &types {
+                let event = group.state_event(cache, before, kind, state_key).await?;
+                state.extend(event.map(|event| ((kind.as_str(), state_key.as_str()), event)));
+            }
+            if let Err(reason) = auth::check_against(event, |kind, key| state.get(&(kind, key)).cloned()) {
+                return Ok(Outcome::Rejected(reason));
+            }
+        }
+        for (kind, state_key) in &types {
+            cache.entry(&self.store, kind, state_key).await?;
+        }
+        Ok(match auth::check_against(event, |kind, key| cache.known_event(kind, key)) {
+            Ok(()) => Outcome::Accepted,
+            Err(reason) if before == current => Outcome::Rejected(reason),
+            Err(_) => Outcome::SoftFailed,
+        })
+    }
+}
+
+/// What an event stands behind.
+struct Before {
+    state: StateVersion,
+    prevs: Vec<EventNumber>,
+    missing: Vec<OwnedEventId>,
+}
+
+/// Check 4: the rules, by the events that an event cites.
+fn check_cited(event: &Event, cited: &[Event]) -> Result<(), Reason> {
+    let fetch = |id: &EventId| cited.iter().find(|event| event.event_id() == id).cloned();
+    auth::check_auth_events(event, fetch)?;
+    auth::check_against_auth_events(event, fetch)
+}
+
+fn outcome_of(known: &Known) -> Outcome {
+    if known.is(EventFlags::REJECTED) {
+        return Outcome::Rejected(Reason::new("it was refused before"));
+    }
+    if known.is(EventFlags::SOFT_FAILED) { Outcome::SoftFailed } else { Outcome::Accepted }
+}
+
+/// A refused event is told of once.
+fn note(arriving: &Arriving, outcome: &Outcome) {
+    let event_id = arriving.event.event_id();
+    let origin = arriving.origin.as_ref().map(|server| server.as_str()).unwrap_or_default();
+    match outcome {
+        Outcome::Accepted => metrics::counter!("rooms_received", "outcome" => "accepted").increment(1),
+        Outcome::SoftFailed => {
+            metrics::counter!("rooms_received", "outcome" => "soft_failed").increment(1);
+            tracing::info!(%event_id, origin, "event soft-failed");
+        }
+        Outcome::Rejected(reason) => {
+            metrics::counter!("rooms_received", "outcome" => "rejected").increment(1);
+            tracing::info!(%event_id, origin, %reason, "event rejected");
+        }
+    }
+}
