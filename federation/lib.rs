@@ -4,13 +4,30 @@
 //! This crate never decides what may happen in a room and never reads one: that is `rooms`. It implements
 //! [`hearth_ports::Peers`], so that services ask other servers without knowing an endpoint.
 //!
-//! Start with [`xmatrix`] (how requests are signed), [`discovery`] (where servers are) and [`remote`] (requests to them).
+//! Start with [`xmatrix`] (how requests are signed), [`discovery`] (where servers are), [`remote`] (requests to
+//! them) and [`keys`].
 
+mod auth;
 pub mod discovery;
 mod flights;
+pub mod keys;
 pub mod outbound;
+pub mod peers;
 pub mod policy;
 pub mod remote;
+mod slices;
 #[cfg(test)]
 mod testing;
+mod version;
 pub mod xmatrix;
+
+pub use auth::ServerAuth;
+
+use hearth_edge::Route;
+
+/// The endpoints that need no signature: keys and the version.
+pub fn open_routes() -> Vec<Route<keys::KeyRing>> {
+    let mut routes = keys::routes();
+    routes.push(version::route());
+    routes
+}

@@ -83,6 +83,11 @@ impl PublicKey {
     pub fn from_base64(text: &str, valid_until_ms: u64) -> Option<Self> {
         Some(Self { bytes: hash::from_base64(text)?.try_into().ok()?, valid_until_ms })
     }
+
+    /// In unpadded base64.
+    pub fn to_base64(&self) -> String {
+        hash::base64(&self.bytes)
+    }
 }
 
 /// Public keys by server and key id (`ed25519:…`).
