@@ -1,6 +1,7 @@
 //! The steps of a destination: making transactions, sending them, and storing what must be known after a crash.
 
 use std::{
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -8,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use hearth_ports::PeerError;
 use hearth_store::{CommitError, EventNumber, LoadError, RoomNumber, tables::QueuedRow};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{
     Destination, Outbound,
@@ -20,6 +21,9 @@ use super::{
 /// How long an answer is waited for at most. The way out has its own time-outs, which should be shorter; a server that
 /// checks 50 events may well need a minute.
 const SEND_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Who has not answered after so long gets a row: the cursor of the log must not wait any longer.
+const SLOW_AFTER: Duration = Duration::from_secs(10);
 
 impl Outbound {
     /// Does what is to be done next about a destination. Whether there may be more.
@@ -34,9 +38,12 @@ impl Outbound {
             Step::Compose(compose) => self.compose(destination, compose).await.map_err(|error| error.to_string()),
             Step::Recover => {
                 tracing::debug!(server = %destination.name, "the server has everything again");
-                let deleted = rows::put_destination(&self.parts.store, &destination.name, None, Vec::new()).await;
-                // The row that stays costs a repetition after the next start.
-                deleted.or_else(|error| Ok(tracing::warn!(%error, "the row of a destination was not deleted")))
+                if let Err(error) = rows::put_destination(&self.parts.store, &destination.name, None, Vec::new()).await
+                {
+                    // It costs a repetition after the next start.
+                    tracing::warn!(%error, "the row of a destination was not deleted");
+                }
+                Ok(())
             }
         };
         if let Err(error) = &done {
@@ -98,25 +105,18 @@ impl Outbound {
 
     /// Sends a transaction, for the first time or again.
     async fn send(&self, destination: &Destination, transaction: &Arc<Transaction>) -> bool {
-        let sending = self.parts.transmit.send(&destination.name, &transaction.id, transaction.body.clone());
-        let answer = timeout(SEND_TIMEOUT, sending).await;
-        let answer = answer.unwrap_or_else(|_| Err(PeerError::Unreachable("no answer in time".to_owned())));
+        let answer = self.exchange(destination, transaction).await;
         let (result, error) = match answer {
             Ok(answer) => {
                 self.log_refused(destination, &answer);
                 ("delivered", None)
             }
-            Err(error @ PeerError::Denied) => ("denied", Some(error)),
             Err(error @ PeerError::Refused { .. }) => ("refused", Some(error)),
             Err(error) => ("failed", Some(error)),
         };
         metrics::counter!("hearth_federation_transactions_total", "result" => result).increment(1);
         let stored = match error {
             None => self.delivered(destination).await,
-            Some(PeerError::Denied) => {
-                destination.queue.lock().denied();
-                Ok(())
-            }
             Some(error) => self.failed(destination, &error).await,
         };
         if let Err(error) = stored {
@@ -125,6 +125,25 @@ impl Outbound {
             return false;
         }
         true
+    }
+
+    async fn exchange(&self, destination: &Destination, transaction: &Transaction) -> Result<Bytes, PeerError> {
+        let sending = self.parts.transmit.send(&destination.name, &transaction.id, transaction.body.clone());
+        let mut answer = pin!(timeout(SEND_TIMEOUT, sending));
+        let mut slow = pin!(sleep(SLOW_AFTER));
+        let mut is_slow = false;
+        let answer = loop {
+            tokio::select! {
+                answer = &mut answer => break answer,
+                () = &mut slow, if !is_slow => {
+                    is_slow = true;
+                    if let Err(error) = self.fall_behind(destination).await {
+                        tracing::warn!(server = %destination.name, %error, "a server is slow, and that was not stored");
+                    }
+                }
+            }
+        };
+        answer.unwrap_or_else(|_| Err(PeerError::Unreachable("no answer in time".to_owned())))
     }
 
     /// Once each, and never again: the other server will not change its mind.

@@ -12,6 +12,7 @@ use std::{
 
 use hearth_ports::{Key, PeerError};
 use hearth_store::{EventNumber, Positions, RoomNumber, tables::DestinationRow};
+use serde::Deserialize;
 
 use super::{
     backoff::{PAUSE_MS_MAX, pause_ms},
@@ -21,9 +22,15 @@ use super::{
     transaction::{PDUS_MAX, Transaction, short},
 };
 
-/// Events that wait for one destination. Beyond it, it catches up on the newest of each room: 10 transactions are about
-/// what a server deals with while it is away for a restart.
-pub(super) const EVENTS_MAX: usize = 500;
+/// Events that wait for one destination, 24 bytes each. Beyond it, it catches up on the newest of each room: it gets no
+/// slower by being told of every one.
+pub(super) const EVENTS_MAX: usize = 4_000;
+
+/// Events that wait for one that is not reached: 10 transactions.
+const FAILING_EVENTS_MAX: usize = 500;
+
+/// With more events waiting than this, a row says how far a destination is: the cursor must not wait for the slowest.
+const BACKLOG_EVENTS: usize = 250;
 
 /// After so many failures in a row, some minutes, a destination counts as absent: nothing is kept in memory for it.
 pub(super) const ABSENT_AFTER: u32 = 5;
@@ -31,6 +38,9 @@ pub(super) const ABSENT_AFTER: u32 = 5;
 /// A destination that makes itself heard is tried at once, but not more often than this, in milliseconds: it may reach
 /// us although we don't reach it.
 const ALIVE_EVERY_MS: u64 = 60_000;
+
+/// The longest pause that a server may wish for, in milliseconds.
+const WISHED_PAUSE_MS_MAX: u64 = 60 * 60 * 1_000;
 
 /// After trouble of our own (the store can't be read) a destination rests so long, in milliseconds.
 const STUMBLE_MS: u64 = 5_000;
@@ -197,8 +207,8 @@ impl Queue {
 
     /// Adds an event.
     pub(super) fn push(&mut self, mut outgoing: Outgoing) -> Pushed {
-        let full = self.events.len() >= EVENTS_MAX;
-        if full && self.lost_from.is_none() {
+        let events_max = if self.failing.is_some() { FAILING_EVENTS_MAX } else { EVENTS_MAX };
+        if self.events.len() >= events_max && self.lost_from.is_none() {
             self.lost_from = outgoing.page.as_ref().map(|page| page.after.clone());
         }
         match (self.lost_from.is_some(), self.since.is_some(), outgoing.parting) {
@@ -263,7 +273,7 @@ impl Queue {
         if let Some(in_flight) = &self.in_flight {
             return Step::Send(in_flight.transaction.clone());
         }
-        if self.lost_from.is_some() && self.since.is_none() {
+        if self.since.is_none() && (self.lost_from.is_some() || self.events.len() > BACKLOG_EVENTS) {
             return Step::FallBehind;
         }
         if !self.has_work() {
@@ -344,27 +354,15 @@ impl Queue {
         self.ephemeral.forget_fleeting();
         let before = self.failing.take();
         let failures = before.as_ref().map_or(0, |failing| failing.failures);
-        let (failures, retry_at_ms) = match error {
-            PeerError::BackingOff { until_ms } => {
-                (failures.max(1), (*until_ms).min(now_ms.saturating_add(PAUSE_MS_MAX)))
-            }
-            _ => (failures.saturating_add(1), now_ms.saturating_add(pause_ms(failures.saturating_add(1), random))),
-        };
+        let failures = failures.saturating_add(1);
+        let pause_ms = pause_ms(failures, random).max(wished_pause_ms(error));
         self.failing = Some(Failing {
             since_ms: before.map_or(now_ms, |failing| failing.since_ms),
-            retry_at_ms,
+            retry_at_ms: now_ms.saturating_add(pause_ms),
             failures,
             last_error: short(&error.to_string()),
             unacceptable: matches!(error, PeerError::Refused { status: 400 | 413 | 422, .. }),
         });
-    }
-
-    /// The operator does not let us talk to it: nothing is kept.
-    pub(super) fn denied(&mut self) {
-        (self.in_flight, self.failing, self.lost_from, self.catch_up) = (None, None, None, None);
-        self.events.clear();
-        self.ephemeral = Ephemeral::default();
-        self.has_rows = false;
     }
 
     /// What the store must know before the reader goes on without this destination. `read` as in [`Self::step`].
@@ -452,6 +450,21 @@ impl Queue {
             in_flight: self.in_flight.is_some(),
             behind,
         }
+    }
+}
+
+/// How long a server wishes to be left alone, in milliseconds.
+fn wished_pause_ms(error: &PeerError) -> u64 {
+    #[derive(Deserialize)]
+    struct Limited {
+        retry_after_ms: u64,
+    }
+    match error {
+        PeerError::Refused { status: 429, body, .. } => {
+            let limited: Option<Limited> = serde_json::from_slice(body).ok();
+            limited.map_or(0, |limited| limited.retry_after_ms.min(WISHED_PAUSE_MS_MAX))
+        }
+        _ => 0,
     }
 }
 

@@ -192,7 +192,10 @@ impl World {
     /// Reads the log to its end and lets everything happen that can.
     async fn settle(&self) {
         loop {
-            while self.outbound.follow().await.unwrap() {}
+            while self.outbound.follow().await.unwrap() {
+                // Others have their turn.
+                tokio::task::yield_now().await;
+            }
             // Time is paused: it passes when nobody has anything left to do.
             tokio::time::sleep(Duration::from_millis(1)).await;
             if self.outbound.reader_is_at_end().await {

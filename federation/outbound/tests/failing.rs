@@ -132,17 +132,42 @@ async fn who_makes_itself_heard_is_tried_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_may_not_be_talked_to_is_forgotten() {
+async fn a_server_that_asks_for_a_pause_gets_it() {
     let w = World::new().await;
     let room = w.room(&["@bob:far.test"]).await;
     w.settle().await;
-    w.script.set("far.test", Manner::Fails(PeerError::Denied));
+    let refused = |retry_after_ms: u64| {
+        let (errcode, error) = ("M_LIMIT_EXCEEDED".to_owned(), String::new());
+        let body = json!({ "retry_after_ms": retry_after_ms }).to_string().into();
+        Manner::Fails(PeerError::Refused { status: 429, errcode, error, body })
+    };
+    w.script.set("far.test", refused(60_000));
     w.say(&room, "@alice:hearth.test", "first").await;
     w.settle().await;
+    assert_eq!(w.retry_in_ms("far.test"), 60_000);
+    w.script.set("far.test", refused(u64::MAX));
+    w.pass_ms(60_000).await;
+    assert_eq!(w.retry_in_ms("far.test"), 3_600_000, "within reason");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cursor_does_not_wait_for_one_that_hangs_or_lags() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test"]).await;
+    w.settle().await;
+    w.script.set("far.test", Manner::Hangs);
+    w.say(&room, "@alice:hearth.test", "first").await;
+    w.settle().await;
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    w.say(&room, "@alice:hearth.test", "second").await;
+    w.settle().await;
     w.pass_ms(2_000).await;
-    assert_eq!(w.standing("far.test"), Standing::Healthy);
     assert!(w.store.cursor("federation").await.unwrap().positions.covers(&w.store.live().positions()));
-    assert!(w.outbound.troubled().is_empty());
+    assert_eq!(w.failures("far.test"), 0, "it may yet answer");
+    w.script.set("far.test", Manner::Takes);
+    let w = w.restarted().await;
+    w.settle().await;
+    assert_eq!(w.script.texts("far.test"), ["second"], "which leads to the first");
 }
 
 #[tokio::test(start_paused = true)]
