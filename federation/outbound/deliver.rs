@@ -137,7 +137,8 @@ impl Outbound {
                 answer = &mut answer => break answer,
                 () = &mut slow, if !is_slow => {
                     is_slow = true;
-                    if let Err(error) = self.fall_behind(destination).await {
+                    if destination.queue.lock().holds_log()
+                        && let Err(error) = self.fall_behind(destination).await {
                         tracing::warn!(server = %destination.name, %error, "a server is slow, and that was not stored");
                     }
                 }

@@ -160,14 +160,27 @@ impl Outbound {
         self.reader.lock().await.read.covers(&self.parts.store.live().positions())
     }
 
-    /// Stores how far all is that is not said otherwise by a row, if that has changed and was not stored just now.
+    /// Stores how far all is, at most once a second: see [`Outbound::save`].
     pub(super) async fn save_cursor(&self, now_ms: u64) {
         let mut reader = self.reader.lock().await;
-        let done = self.pages.lock().done().clone();
-        if done == reader.cursor.positions || now_ms.abs_diff(reader.saved_ms) < CURSOR_EVERY_MS {
-            return;
+        if now_ms.abs_diff(reader.saved_ms) >= CURSOR_EVERY_MS && self.advance(&mut reader).await {
+            reader.saved_ms = now_ms;
         }
-        reader.saved_ms = now_ms;
+    }
+
+    /// Stores how far everybody is but those of whom a row says otherwise: less is sent twice after a restart. It is done
+    /// once a second anyway; this is for a process that ends.
+    pub async fn save(&self) {
+        let mut reader = self.reader.lock().await;
+        self.advance(&mut reader).await;
+    }
+
+    /// Whether there was anything to store.
+    async fn advance(&self, reader: &mut Reader) -> bool {
+        let done = self.pages.lock().done().clone();
+        if done == reader.cursor.positions {
+            return false;
+        }
         match self.parts.store.advance_cursor(&reader.cursor, &done).await {
             Ok(cursor) => reader.cursor = cursor,
             Err(CommitError::Conflict) => {
@@ -180,5 +193,6 @@ impl Outbound {
             }
             Err(error) => tracing::warn!(%error, "the cursor of the log was not stored"),
         }
+        true
     }
 }

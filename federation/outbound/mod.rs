@@ -36,7 +36,10 @@ use hearth_users::Users;
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, ServerName};
 use serde_json::value::RawValue as RawJsonValue;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{MissedTickBehavior, interval, sleep},
+};
 
 pub use status::{DestinationStatus, Standing};
 pub use transmit::Transmit;
@@ -194,6 +197,24 @@ impl Outbound {
         if is_tried {
             self.wake(&destination);
         }
+    }
+
+    /// Takes every server of this channel for heard, as long as both live: for requests of ours that reach a server again.
+    pub fn follow_alive(self: &Arc<Self>, mut alive: Receiver<OwnedServerName>) {
+        let outbound = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                match alive.recv().await {
+                    Ok(server) => match outbound.upgrade() {
+                        Some(this) => this.note_alive(&server),
+                        None => return,
+                    },
+                    // Who is missed is tried later all the same.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
     }
 
     /// Queues an EDU that must reach a server, however long that takes, in the order in which they are queued: durable when

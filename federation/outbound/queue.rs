@@ -251,6 +251,11 @@ impl Queue {
         !self.scheduled && self.due_at_ms().is_none() && self.failing.is_none()
     }
 
+    /// The log's cursor waits for what is queued or in flight.
+    pub(super) fn holds_log(&self) -> bool {
+        self.since.is_none()
+    }
+
     /// It was reached since it was last not reached.
     pub(super) fn is_proven(&self) -> bool {
         self.proven

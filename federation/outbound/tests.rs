@@ -19,7 +19,10 @@ use bytes::Bytes;
 use hearth_core::SigningKey;
 use hearth_ports::{BoxFuture, ManualClock, NoPeers, PeerError, SeededEntropy, mem::MemEngine};
 use hearth_rooms::{Creation, MemberAction, MemberChange, Message, Preset, Rooms, RoomsSettings};
-use hearth_store::{RoomNumber, Store, StoreSettings, Write, tables::EventHeader};
+use hearth_store::{
+    RoomNumber, Store, StoreSettings, Table, Write,
+    tables::{EventHeader, Extremity, head_key},
+};
 use hearth_users::{UserSettings, Users};
 use parking_lot::Mutex;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName};
@@ -274,6 +277,19 @@ impl World {
         change(&mut header);
         let mut write = Write::new(room.partition());
         write.rewrite_event(room, stored.number, &header, stored.event.json());
+        self.store.commit(write).await.unwrap();
+    }
+
+    /// Nothing cites this event, whatever does.
+    async fn add_extremity(&self, room_id: &RoomId, event_id: &EventId) {
+        let room = self.number(room_id).await;
+        let stored = self.store.event_by_id(room, event_id).await.unwrap().unwrap();
+        let (bytes, mut head) = self.store.head_bytes(room).await.unwrap().unwrap();
+        let (event, depth) = (stored.number, stored.event.depth());
+        head.extremities.push(Extremity { event, event_id: event_id.to_string(), depth });
+        let mut write = Write::new(room.partition());
+        write.require(Table::Rm, head_key(room), Some(bytes));
+        write.put(Table::Rm, head_key(room), &head);
         self.store.commit(write).await.unwrap();
     }
 

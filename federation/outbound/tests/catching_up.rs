@@ -33,6 +33,29 @@ async fn who_was_absent_gets_the_newest_of_each_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn all_that_nothing_cites_yet_is_caught_up_with_but_not_what_is_not_for_it() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test"]).await;
+    let closed = w.room(&["@bob:far.test"]).await;
+    w.settle().await;
+    w.say(&room, "@alice:hearth.test", "lost").await;
+    w.lose("far.test").await;
+    let one = w.say(&room, "@alice:hearth.test", "one").await;
+    w.say(&room, "@bob:far.test", "theirs").await;
+    w.say(&room, "@alice:hearth.test", "two").await;
+    // As if both had been written at once.
+    w.add_extremity(&room, &one).await;
+    // Between leaving and coming back it was told nothing.
+    w.act(&closed, "@bob:far.test", MemberAction::Leave, "@bob:far.test").await;
+    w.say(&closed, "@alice:hearth.test", "not for them").await;
+    w.act(&closed, "@bob:far.test", MemberAction::Join, "@bob:far.test").await;
+    w.settle().await;
+    w.script.set("far.test", Manner::Takes);
+    w.pass_ms(w.retry_in_ms("far.test")).await;
+    assert_eq!(w.script.texts("far.test"), ["one", "two"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn catching_up_survives_a_restart() {
     let w = World::new().await;
     let room = w.room(&["@bob:far.test"]).await;

@@ -128,7 +128,20 @@ async fn who_makes_itself_heard_is_tried_at_once() {
     w.outbound.note_alive(far);
     w.settle().await;
     assert_eq!(w.script.texts("far.test"), ["first"]);
+    w.clock.advance_ms(60_000);
     w.outbound.note_alive(<&ServerName>::try_from("unknown.test").unwrap());
+
+    w.script.fail("far.test");
+    w.say(&room, "@alice:hearth.test", "second").await;
+    w.settle().await;
+    let (sender, alive) = tokio::sync::broadcast::channel(4);
+    w.outbound.follow_alive(alive);
+    w.clock.advance_ms(1);
+    w.script.set("far.test", Manner::Takes);
+    sender.send(far.to_owned()).unwrap();
+    w.settle().await;
+    assert_eq!(w.script.texts("far.test").last().map(String::as_str), Some("second"));
+    assert_eq!(w.standing("far.test"), Standing::Healthy);
 }
 
 #[tokio::test(start_paused = true)]

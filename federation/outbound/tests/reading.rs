@@ -104,6 +104,47 @@ async fn what_was_accepted_through_us_is_passed_on_but_not_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_event_costs_the_same_in_a_large_room() {
+    let w = World::new().await;
+    let mut costs = Vec::new();
+    for members in [5, 200] {
+        let members: Vec<String> = (0..members).map(|nth| format!("@u{nth}:far.test")).collect();
+        let room = w.room(&members.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        w.say(&room, "@alice:hearth.test", "warm").await;
+        w.settle().await;
+        for text in texts(0..20) {
+            w.say(&room, "@alice:hearth.test", &text).await;
+        }
+        let before = w.engine.reads();
+        w.settle().await;
+        costs.push(w.engine.reads() - before);
+    }
+    assert_eq!(costs[0], costs[1]);
+    assert_eq!(w.script.texts("far.test").len(), 42);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_of_ours_alone_costs_nothing_but_the_log() {
+    let w = World::new().await;
+    let room = w.room(&["@dave:hearth.test"]).await;
+    w.say(&room, "@alice:hearth.test", "warm").await;
+    w.settle().await;
+    for text in texts(0..100) {
+        w.say(&room, "@alice:hearth.test", &text).await;
+    }
+    let before = w.engine.reads();
+    w.settle().await;
+    assert!(w.engine.reads() - before < 10, "{}", w.engine.reads() - before);
+    // The first stranger is noticed, and so is that the last one leaves.
+    w.act(&room, "@bob:far.test", MemberAction::Join, "@bob:far.test").await;
+    w.say(&room, "@alice:hearth.test", "welcome").await;
+    w.act(&room, "@alice:hearth.test", MemberAction::Kick, "@bob:far.test").await;
+    w.say(&room, "@alice:hearth.test", "alone again").await;
+    w.settle().await;
+    assert_eq!(w.script.texts("far.test"), ["welcome", "m.room.member"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn order_is_kept_one_transaction_at_a_time_of_at_most_50() {
     let w = World::new().await;
     let room = w.room(&["@bob:far.test"]).await;
