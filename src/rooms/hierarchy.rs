@@ -1,5 +1,9 @@
 //! The rooms of a space. [Spaces](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy).
 
+mod servers;
+
+pub use servers::ServerHierarchy;
+
 use std::{collections::HashSet, sync::Arc};
 
 use hearth_core::Event;

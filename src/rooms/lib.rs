@@ -32,7 +32,7 @@ pub use create::{CreateError, Creation, InitialState, Preset};
 pub use directory::{DirectoryError, DirectoryPage, DirectoryQuery};
 pub use error::{ReadError, SendError};
 pub use handshake::{HandshakeError, Invitation};
-pub use hierarchy::{HierarchyPage, HierarchyQuery, HierarchyRoom};
+pub use hierarchy::{HierarchyPage, HierarchyQuery, HierarchyRoom, ServerHierarchy};
 pub use member::MemberAction;
 pub use members::ForgetError;
 pub use receive::ReceiveError;
