@@ -5,6 +5,7 @@
 
 mod account;
 mod reads;
+mod remote;
 mod rooms;
 mod server;
 mod state;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hearth_core::RoomVersion;
+use hearth_ports::Peers;
 use hearth_rooms::Rooms;
 use hearth_sync::{Syncs, read::Reads};
 use hearth_users::Users;
@@ -10,7 +11,7 @@ use ruma::OwnedServerName;
 
 use crate::server::WellKnown;
 
-/// What the client-server API needs: three services and what the server is called.
+/// What the client-server API needs: the services, other servers, and what this one is called.
 pub struct ClientState {
     /// Accounts and all that belongs to a user.
     pub users: Arc<Users>,
@@ -20,6 +21,8 @@ pub struct ClientState {
     pub reads: Arc<Reads>,
     /// Long-poll sessions.
     pub syncs: Arc<Syncs>,
+    /// Other servers, for what is passed on unread: profiles, directories.
+    pub peers: Arc<dyn Peers>,
     /// What of the configuration this API shows or obeys.
     pub settings: ClientSettings,
 }

@@ -5,7 +5,7 @@
 //! wrong alias. An alias is claimed before its room is created; until the room exists the claim counts as absent.
 
 use bytes::Bytes;
-use hearth_ports::{KeyRange, Table};
+use hearth_ports::{AliasTarget, KeyRange, PeerError, Table};
 use hearth_store::{
     CommitError, LoadError, RoomNumber, UserNumber, Write, decode,
     tables::{AliasRow, Membership, alias_key, alias_partition, room_alias_key},
@@ -21,7 +21,13 @@ const CLAIM_MS: u64 = 60_000;
 /// Aliases that a room may have; an upgrade moves them one by one.
 const LISTED_MAX: usize = 1_000;
 
-/// Why an alias was not made, moved or deleted.
+/// Servers that are told with an alias of ours.
+const TOLD_SERVERS_MAX: usize = 20;
+
+/// Servers that another server may name with an alias; a join asks fewer.
+const ALIAS_SERVERS_MAX: usize = 50;
+
+/// Why an alias was not found, made, moved or deleted.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AliasError {
     /// It points somewhere already (`M_UNKNOWN`, 409 on the directory; `M_ROOM_IN_USE` when creating a room).
@@ -36,6 +42,9 @@ pub enum AliasError {
     /// The alias is of another server, or too long.
     #[error("{0}")]
     Invalid(&'static str),
+    /// The alias is of another server, which did not tell where it points.
+    #[error(transparent)]
+    Peer(PeerError),
     /// Our fault, or others were faster; the text is for the log.
     #[error("unavailable: {0}")]
     Unavailable(String),
@@ -170,6 +179,22 @@ impl Rooms {
         let found = self.writer.live_alias(alias).await?;
         let (row, _) = found.ok_or(AliasError::NotFound)?;
         OwnedRoomId::try_from(row.room_id).map_err(|error| AliasError::Unavailable(error.to_string()))
+    }
+
+    /// The room that an alias of any server points to, and servers that may help to get into it.
+    pub async fn find_alias(&self, alias: &RoomAliasId) -> Result<AliasTarget, AliasError> {
+        if alias.server_name() == self.writer.server_name {
+            let room_id = self.resolve_alias(alias).await?;
+            let servers = self.servers_to_join(&room_id, TOLD_SERVERS_MAX).await;
+            let servers = servers.map_err(|error| AliasError::Unavailable(error.to_string()))?;
+            return Ok(AliasTarget { room_id, servers });
+        }
+        let mut found = self.writer.peers.alias(alias).await.map_err(|error| match error {
+            PeerError::Refused { status: 404, .. } => AliasError::NotFound,
+            other => AliasError::Peer(other),
+        })?;
+        found.servers.truncate(ALIAS_SERVERS_MAX);
+        Ok(found)
     }
 
     /// Makes an alias. The user must be in the room.

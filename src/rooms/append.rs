@@ -20,6 +20,7 @@ use crate::{cache::RoomCache, writer::Writer};
 mod current;
 mod gaps;
 mod graph;
+mod old;
 mod redactions;
 mod whole;
 

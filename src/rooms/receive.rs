@@ -11,7 +11,7 @@ mod check;
 mod place;
 
 pub(crate) use check::Cpu;
-pub(crate) use place::Outcome;
+pub(crate) use place::{Arriving, Before, Outcome, Place, check_cited};
 
 /// Why an event of another server was not taken.
 #[derive(Clone, Debug, thiserror::Error)]

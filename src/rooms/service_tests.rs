@@ -15,10 +15,12 @@ use crate::{
 
 mod creating;
 mod directory;
+mod filling;
 mod joining;
 mod memberships;
 mod redacting;
 mod sending;
+mod serving;
 mod twin;
 mod upgrading;
 

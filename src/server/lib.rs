@@ -14,7 +14,7 @@ use axum::Router;
 use hearth_client::{ClientSettings, ClientState};
 use hearth_core::SigningKey;
 use hearth_edge::{Authenticate, Edge, EdgeSettings};
-use hearth_ports::{Clock, Engine, Entropy, NoPeers};
+use hearth_ports::{Clock, Engine, Entropy, NoPeers, Peers};
 use hearth_rooms::{Rooms, RoomsSettings};
 use hearth_store::{OpenError, Store, StoreSettings};
 use hearth_sync::{SyncSettings, Syncs, read::Reads};
@@ -81,11 +81,12 @@ impl Server {
         upkeep::start(&store, Arc::clone(&clock));
         let users = Users::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&entropy), settings.users);
         registration_tokens::keep(&users, Arc::clone(&clock), settings.registration_tokens).await?;
+        let peers: Arc<dyn Peers> = Arc::new(NoPeers);
         let rooms = Rooms::new(
             Arc::clone(&store),
             Arc::clone(&clock),
             Arc::clone(&entropy),
-            Arc::new(NoPeers),
+            Arc::clone(&peers),
             Arc::new(signing_key),
             settings.server_name,
             settings.rooms,
@@ -99,6 +100,7 @@ impl Server {
             rooms,
             reads,
             syncs: Arc::clone(&syncs),
+            peers,
             settings: settings.client,
         };
         let lifecycle = Arc::new(Lifecycle::default());

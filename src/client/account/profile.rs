@@ -11,7 +11,10 @@ use super::{
     answers::{object, own},
     paths,
 };
-use crate::ClientState;
+use crate::{
+    ClientState,
+    remote::{peer_error, unreachable},
+};
 
 pub(super) fn routes() -> Vec<Route<ClientState>> {
     vec![
@@ -23,14 +26,25 @@ pub(super) fn routes() -> Vec<Route<ClientState>> {
 }
 
 async fn get(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
-    let user_id = local(&state, &call)?;
+    let user_id: OwnedUserId = call.path("user_id")?;
+    if !state.users.is_local(&user_id) {
+        return Ok(Reply::json(&Value::Object(remote(&state, &user_id, None).await?)));
+    }
     let profile = state.users.profile(&user_id).await.map_err(profile_error)?;
     Ok(Reply::json(&Value::Object(profile)))
 }
 
 async fn get_field(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
-    let user_id = local(&state, &call)?;
+    let user_id: OwnedUserId = call.path("user_id")?;
     let name = call.path_str("key_name");
+    if !state.users.is_local(&user_id) {
+        let mut profile = remote(&state, &user_id, Some(name)).await?;
+        profile.retain(|field, _| field == name);
+        return match profile.is_empty() && !is_member_field(name) {
+            true => Err(profile_error(ProfileError::NotFound)),
+            false => Ok(Reply::json(&Value::Object(profile))),
+        };
+    }
     let value = match state.users.profile_field(&user_id, name).await {
         // These two were always there, if only empty, before there were others; clients do not expect a 404 for them.
         Err(ProfileError::NotFound) if is_member_field(name) => {
@@ -87,12 +101,10 @@ fn may_change(call: &Call) -> Result<OwnedUserId, Error> {
     Ok(user_id)
 }
 
-fn local(state: &ClientState, call: &Call) -> Result<OwnedUserId, Error> {
-    let user_id: OwnedUserId = call.path("user_id")?;
-    if !state.users.is_local(&user_id) {
-        return Err(Error::not_found("this server cannot ask other servers for profiles yet"));
-    }
-    Ok(user_id)
+/// What another server says of its user.
+async fn remote(state: &ClientState, user_id: &UserId, field: Option<&str>) -> Result<Map<String, Value>, Error> {
+    let answer = state.peers.profile(user_id, field).await.map_err(peer_error)?;
+    serde_json::from_slice(&answer).map_err(|_| unreachable("the other server's answer makes no sense".to_owned()))
 }
 
 fn profile_error(error: ProfileError) -> Error {

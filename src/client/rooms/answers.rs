@@ -5,6 +5,8 @@ use hearth_edge::Error;
 use hearth_rooms::{AliasError, SendError};
 use http::StatusCode;
 
+use crate::remote::{peer_error, refused, unreachable};
+
 /// How long a client waits whose room is busy, in milliseconds.
 const BUSY_RETRY_MS: u64 = 1_000;
 
@@ -27,38 +29,6 @@ pub(super) fn send_error(error: SendError) -> Error {
     }
 }
 
-/// Errcodes of other servers that tell a client something. Others are no better than `M_UNKNOWN`.
-const PEER_ERRCODES: [&str; 8] = [
-    "M_FORBIDDEN",
-    "M_NOT_FOUND",
-    "M_INVITE_BLOCKED",
-    "M_UNABLE_TO_AUTHORISE_JOIN",
-    "M_UNABLE_TO_GRANT_JOIN",
-    "M_GUEST_ACCESS_FORBIDDEN",
-    "M_TOO_LARGE",
-    "M_USER_DEACTIVATED",
-];
-
-/// Another server said no. What it found wrong with our request is not the client's doing: "the Client-Server API request
-/// SHOULD fail with a 5xx error rather than being passed through".
-pub(super) fn refused(status: u16, errcode: &str, error: &str) -> Error {
-    if errcode == "M_LIMIT_EXCEEDED" {
-        return Error::limit_exceeded(BUSY_RETRY_MS);
-    }
-    let known = PEER_ERRCODES.into_iter().find(|known| *known == errcode);
-    let status = StatusCode::from_u16(status).ok().filter(StatusCode::is_client_error);
-    let message = format!("the other server says: {error}");
-    match (known, status) {
-        (Some(errcode), Some(status)) => Error::new(status, errcode, message),
-        _ => unreachable(message),
-    }
-}
-
-/// No other server could help.
-pub(super) fn unreachable(message: String) -> Error {
-    Error::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
-}
-
 /// Why an event cannot be made.
 pub(super) fn build_error(error: &BuildError) -> Error {
     match error {
@@ -78,6 +48,7 @@ pub(super) fn alias_error(error: AliasError) -> Error {
         AliasError::NotFound => Error::not_found(error.to_string()),
         AliasError::Forbidden(reason) => Error::forbidden(reason),
         AliasError::Invalid(reason) => Error::invalid_param(reason),
+        AliasError::Peer(error) => peer_error(error),
         AliasError::Unavailable(text) => unavailable(&text),
     }
 }

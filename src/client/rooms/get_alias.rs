@@ -10,12 +10,12 @@ use super::{answers::alias_error, paths};
 use crate::ClientState;
 
 pub(super) fn route() -> Route<ClientState> {
-    Route::get(paths!("directory/room/{room_alias}"), Access::Public, Limit::None, get_alias)
+    Route::get(paths!("directory/room/{room_alias}"), Access::Public, Limit::Default, get_alias)
 }
 
 /// The room that an alias points to, and servers that are in it.
 async fn get_alias(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
     let alias: OwnedRoomAliasId = call.path("room_alias")?;
-    let room_id = state.rooms.resolve_alias(&alias).await.map_err(alias_error)?;
-    Ok(Reply::json(&json!({ "room_id": room_id, "servers": [state.settings.server_name] })))
+    let found = state.rooms.find_alias(&alias).await.map_err(alias_error)?;
+    Ok(Reply::json(&json!({ "room_id": found.room_id, "servers": found.servers })))
 }

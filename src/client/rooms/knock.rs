@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    join::room_named,
+    join::place_named,
     members::{enter, reason},
     paths,
 };
@@ -26,7 +26,7 @@ struct Body {
 /// Asks to be let in.
 async fn knock(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
     let body: Body = call.json_or_empty()?;
-    let room_id = room_named(&state, call.path("room_id_or_alias")?).await?;
-    let room_id = enter(&state, &call, room_id, MemberAction::Knock, reason(body.reason)).await?;
+    let place = place_named(&state, &call, call.path("room_id_or_alias")?).await?;
+    let room_id = enter(&state, &call, place, MemberAction::Knock, reason(body.reason)).await?;
     Ok(Reply::json(&json!({ "room_id": room_id })))
 }

@@ -9,7 +9,10 @@ use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::answers::{send_error, unavailable};
+use super::{
+    answers::{send_error, unavailable},
+    join::Place,
+};
 use crate::ClientState;
 
 /// The body of invite, kick, ban and unban.
@@ -65,10 +68,11 @@ pub(super) fn reason(reason: Option<String>) -> Map<String, Value> {
 pub(super) async fn enter(
     state: &ClientState,
     call: &Call,
-    room_id: OwnedRoomId,
+    place: Place,
     action: MemberAction,
     given: Map<String, Value>,
 ) -> Result<OwnedRoomId, Error> {
+    let Place { room_id, via } = place;
     let requester = call.requester();
     let mut content = profile(state, &requester.user_id).await?;
     content.extend(given);
@@ -80,7 +84,7 @@ pub(super) async fn enter(
         content,
         guest: requester.guest,
     };
-    state.rooms.change_member(change).await.map_err(send_error)?;
+    state.rooms.change_member_via(change, &via).await.map_err(send_error)?;
     if action == MemberAction::Join {
         carry_over(state, &requester.user_id, &room_id).await;
     }

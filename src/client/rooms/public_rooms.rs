@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
 use hearth_rooms::{DirectoryError, DirectoryQuery, RoomSummary};
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{answers::unavailable, paths};
-use crate::ClientState;
+use crate::{
+    ClientState,
+    remote::{peer_error, unreachable},
+};
 
 pub(super) fn get() -> Route<ClientState> {
     Route::get(paths!("publicRooms"), Access::Optional, Limit::Search, get_public_rooms)
@@ -48,8 +51,12 @@ async fn get_public_rooms(state: Arc<ClientState>, call: Call) -> Result<Reply, 
         return Err(Error::missing_token());
     }
     let query: Query = call.query()?;
+    if let Some(server) = query.server.filter(|server| *server != state.settings.server_name) {
+        let body = json!({ "limit": query.limit, "since": query.since });
+        return list_elsewhere(&state, &server, body).await;
+    }
     let wanted = DirectoryQuery { limit: limit(query.limit), since: query.since, ..DirectoryQuery::default() };
-    list(&state, query.server, &wanted).await
+    list(&state, &wanted).await
 }
 
 async fn post_public_rooms(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
@@ -57,6 +64,9 @@ async fn post_public_rooms(state: Arc<ClientState>, call: Call) -> Result<Reply,
     let body: Body = call.json_or_empty()?;
     if body.third_party_instance_id.is_some() && body.include_all_networks {
         return Err(Error::invalid_param("include_all_networks and third_party_instance_id exclude each other"));
+    }
+    if let Some(server) = query.server.filter(|server| *server != state.settings.server_name) {
+        return list_elsewhere(&state, &server, call.json_or_empty()?).await;
     }
     let filter = body.filter.unwrap_or(Filter { generic_search_term: None, room_types: None });
     let wanted = DirectoryQuery {
@@ -69,7 +79,7 @@ async fn post_public_rooms(state: Arc<ClientState>, call: Call) -> Result<Reply,
         // No network is bridged here.
         return Ok(Reply::json(&json!({ "chunk": [], "total_room_count_estimate": 0 })));
     }
-    list(&state, query.server, &wanted).await
+    list(&state, &wanted).await
 }
 
 /// 0 means no limit, as clients have it from old.
@@ -77,10 +87,20 @@ fn limit(given: Option<u64>) -> Option<usize> {
     given.filter(|limit| *limit > 0).map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-async fn list(state: &ClientState, server: Option<OwnedServerName>, query: &DirectoryQuery) -> Result<Reply, Error> {
-    if server.is_some_and(|server| server != state.settings.server_name) {
-        return Err(Error::forbidden("this server cannot reach other servers yet"));
+/// The directory of another server: the question and its answer are passed on.
+async fn list_elsewhere(state: &ClientState, server: &ServerName, mut body: Value) -> Result<Reply, Error> {
+    if let Some(fields) = body.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
     }
+    let answer = state.peers.public_rooms(server, body.to_string().into()).await.map_err(peer_error)?;
+    let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
+    if !answer["chunk"].is_array() {
+        return Err(unreachable("the other server's answer makes no sense".to_owned()));
+    }
+    Ok(Reply::json(&answer))
+}
+
+async fn list(state: &ClientState, query: &DirectoryQuery) -> Result<Reply, Error> {
     let page = state.rooms.directory(query).await.map_err(|error| match error {
         DirectoryError::BadToken => Error::invalid_param(error.to_string()),
         DirectoryError::Unavailable(text) => unavailable(&text),

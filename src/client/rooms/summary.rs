@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
 use hearth_rooms::{Membership, ReadError};
 
-use super::{answers::unavailable, join::room_named, public_rooms::room_summary};
+use super::{answers::unavailable, join::place_named, public_rooms::room_summary};
 use crate::ClientState;
 
 pub(super) fn route() -> Route<ClientState> {
@@ -14,7 +14,7 @@ pub(super) fn route() -> Route<ClientState> {
 
 /// A room as it looks to somebody who may join it.
 async fn summary(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
-    let room_id = room_named(&state, call.path("room_id_or_alias")?).await?;
+    let room_id = place_named(&state, &call, call.path("room_id_or_alias")?).await?.room_id;
     let user = call.optional_requester().map(|requester| requester.user_id());
     let (summary, membership) = state.rooms.summary_for(user, &room_id).await.map_err(read_error)?;
     let mut answer = room_summary(&summary);

@@ -147,7 +147,7 @@ impl Group<'_> {
     }
 
     /// Stores an event in another form, at the place that it has.
-    fn rewrite(&mut self, cache: &RoomCache, number: EventNumber, header: EventHeader, event: Event) {
+    pub(super) fn rewrite(&mut self, cache: &RoomCache, number: EventNumber, header: EventHeader, event: Event) {
         let position = self.events.get(&number).and_then(|known| known.position);
         match position {
             Some(_) => self.write.place_event(cache.number, number, &header, event.json(), position),

@@ -206,7 +206,7 @@ impl Writer {
     }
 
     /// The events that an event cites as authorising, and the create event; `None`: not all are stored.
-    async fn cited(
+    pub(crate) async fn cited(
         &self,
         cache: &mut RoomCache,
         group: &Group<'_>,
@@ -224,7 +224,7 @@ impl Writer {
     }
 
     /// The state before an event; `None`: it cannot be known.
-    async fn before(
+    pub(crate) async fn before(
         &self,
         cache: &mut RoomCache,
         group: &mut Group<'_>,
@@ -269,6 +269,25 @@ impl Writer {
         Ok(Some(Before { state, prevs, missing }))
     }
 
+    /// Check 5 alone, for an event of the past: the state before it.
+    pub(crate) async fn allows(
+        &self,
+        cache: &RoomCache,
+        group: &Group<'_>,
+        event: &Event,
+        before: StateVersion,
+    ) -> Result<bool, PlaceError> {
+        let types = auth_types(event.version(), event.kind(), event.sender(), event.state_key(), event.content());
+        let Ok(mut types) = types else { return Ok(false) };
+        types.push(("m.room.create".to_owned(), String::new()));
+        let mut state = HashMap::new();
+        for (kind, state_key) in &types {
+            let event = group.state_event(cache, before, kind, state_key).await?;
+            state.extend(event.map(|event| ((kind.as_str(), state_key.as_str()), event)));
+        }
+        Ok(auth::check_against(event, |kind, key| state.get(&(kind, key)).cloned()).is_ok())
+    }
+
     /// Checks 5 and 6: the state before the event, and the current one.
     async fn authorise(
         &self,
@@ -306,14 +325,14 @@ impl Writer {
 }
 
 /// What an event stands behind.
-struct Before {
-    state: StateVersion,
-    prevs: Vec<EventNumber>,
-    missing: Vec<OwnedEventId>,
+pub(crate) struct Before {
+    pub(crate) state: StateVersion,
+    pub(crate) prevs: Vec<EventNumber>,
+    pub(crate) missing: Vec<OwnedEventId>,
 }
 
 /// Check 4: the rules, by the events that an event cites.
-fn check_cited(event: &Event, cited: &[Event]) -> Result<(), Reason> {
+pub(crate) fn check_cited(event: &Event, cited: &[Event]) -> Result<(), Reason> {
     let fetch = |id: &EventId| cited.iter().find(|event| event.event_id() == id).cloned();
     auth::check_auth_events(event, fetch)?;
     auth::check_against_auth_events(event, fetch)

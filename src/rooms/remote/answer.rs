@@ -1,6 +1,6 @@
 //! What another server says of a room that we join: believed as far as signatures and the rules go.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use bytes::Bytes;
 use hearth_core::{Event, Reason, RoomVersion, auth};
@@ -9,6 +9,7 @@ use hearth_store::tables::Create;
 use ruma::{OwnedEventId, RoomId};
 use serde::Deserialize;
 
+use super::order::in_order;
 use crate::{SendError, rooms::Rooms};
 
 /// Events of one answer. The largest public rooms have some 200,000; an answer's size in bytes is bounded where it is
@@ -108,23 +109,24 @@ fn unique(answer: JoinAnswer) -> Result<Vec<(Bytes, bool)>, BadAnswer> {
 /// Puts the events in order, asks the rules of each by the events that it cites, and of the join by the whole state.
 /// `events`: signed events of one room, and whether each is part of the state.
 pub(super) fn check_state(events: Vec<(Event, bool)>, join: &Event) -> Result<GivenState, BadAnswer> {
-    let mut all: Vec<(Event, bool)> = Vec::with_capacity(events.len());
-    let mut places: HashMap<OwnedEventId, usize> = HashMap::with_capacity(events.len());
-    for (event, in_state) in events {
-        match places.get(event.event_id()) {
-            // The same event twice, signed by others or with other unsigned data.
-            Some(place) => all[*place].1 |= in_state,
-            None => {
-                places.insert(event.event_id().to_owned(), all.len());
-                all.push((event, in_state));
+    let mut all: Vec<Event> = Vec::with_capacity(events.len());
+    let mut in_state: HashMap<OwnedEventId, bool> = HashMap::with_capacity(events.len());
+    for (event, is_in_state) in events {
+        // The same event may be there twice, signed by others or with other unsigned data.
+        match in_state.entry(event.event_id().to_owned()) {
+            Entry::Occupied(mut known) => *known.get_mut() |= is_in_state,
+            Entry::Vacant(new) => {
+                new.insert(is_in_state);
+                all.push(event);
             }
         }
     }
-    let order = in_order(&all, &places);
+    let order = in_order(&all, Event::auth_events);
     let mut decided: Vec<Given> = Vec::with_capacity(order.len());
     let mut new_places: HashMap<OwnedEventId, usize> = HashMap::with_capacity(order.len());
     for place in order {
-        let (event, in_state) = all[place].clone();
+        let event = all[place].clone();
+        let in_state = in_state.get(event.event_id()).copied().unwrap_or_default();
         let fetch = |id: &ruma::EventId| Some(decided[*new_places.get(id)?].event.clone());
         let auths: Vec<usize> = event.auth_events().iter().filter_map(|id| new_places.get(id).copied()).collect();
         let allowed = event.is_state()
@@ -171,34 +173,3 @@ pub(crate) fn create_of(event: &Event) -> Create {
         room_type: content.room_type.and_then(|kind| kind.as_str().map(str::to_owned)),
     }
 }
-
-/// The places of the events, each behind those of its auth events. Where they go round in a circle, which room versions
-/// 1 and 2 let happen, one of them comes too early and so lacks an auth event.
-fn in_order(events: &[(Event, bool)], places: &HashMap<OwnedEventId, usize>) -> Vec<usize> {
-    let mut order = Vec::with_capacity(events.len());
-    let mut is_met = vec![false; events.len()];
-    for first in 0..events.len() {
-        // Each entry: an event, and which of its auth events is next.
-        let mut path = vec![(first, 0)];
-        if std::mem::replace(&mut is_met[first], true) {
-            continue;
-        }
-        while let Some((place, next)) = path.last_mut() {
-            match events[*place].0.auth_events().get(*next) {
-                Some(id) => {
-                    *next += 1;
-                    if let Some(auth) = places.get(id).filter(|auth| !is_met[**auth]) {
-                        is_met[*auth] = true;
-                        path.push((*auth, 0));
-                    }
-                }
-                None => {
-                    order.push(*place);
-                    path.pop();
-                }
-            }
-        }
-    }
-    order
-}
-

@@ -23,6 +23,9 @@ impl Rooms {
         via: &[OwnedServerName],
     ) -> Result<OwnedEventId, SendError> {
         let is_here = self.is_kept_here(&change.room_id).await?;
+        if self.is_blocked(&change.room_id).await? {
+            return Err(SendError::forbidden("the room is blocked on this server"));
+        }
         let outside = self.outside(&change.target, &change.room_id).await?;
         let candidates = self.candidates(&change.room_id, outside.as_ref(), via).await?;
         if is_here || candidates.is_empty() {
@@ -63,7 +66,7 @@ impl Rooms {
         change: MemberChange,
         candidates: &[OwnedServerName],
     ) -> Result<OwnedEventId, SendError> {
-        let room = self.joins.of(&change.room_id);
+        let room = self.joins.rooms.of(&change.room_id);
         let _room = room.lock().await;
         if self.is_kept_here(&change.room_id).await? {
             // Somebody else has come in meanwhile, or nobody here may let the user in.
@@ -76,7 +79,7 @@ impl Rooms {
         let mut worst = None;
         for server in candidates {
             match self.join_once(&change, server).await {
-                Ok(event_id) => return Ok(event_id),
+                Ok(event_id) => return self.welcome(&change, event_id).await,
                 Err(failed) => {
                     let room_id = &change.room_id;
                     tracing::info!(%room_id, %server, error = %failed.error, "not joined through this server");
@@ -88,6 +91,22 @@ impl Rooms {
             }
         }
         Err(worst.unwrap_or(SendError::UnknownRoom))
+    }
+
+    /// Other servers know nothing of guests: whether the room takes them is seen once it is here.
+    async fn welcome(&self, change: &MemberChange, event_id: OwnedEventId) -> Result<OwnedEventId, SendError> {
+        if !change.guest || !self.unwelcome_guests(&change.room_id).await?.contains(&change.target) {
+            return Ok(event_id);
+        }
+        let leave = MemberChange { action: MemberAction::Leave, content: Default::default(), ..change.clone() };
+        self.change_member_here(leave).await?;
+        Err(SendError::GuestsForbidden)
+    }
+
+    async fn is_blocked(&self, room_id: &RoomId) -> Result<bool, SendError> {
+        let store = &self.writer.store;
+        let Some(room) = store.room_number(room_id).await? else { return Ok(false) };
+        Ok(store.head(room).await?.is_some_and(|head| head.blocked || head.purged))
     }
 
     async fn join_once(&self, change: &MemberChange, server: &ServerName) -> Result<OwnedEventId, Failed> {

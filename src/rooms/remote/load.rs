@@ -17,7 +17,7 @@ use hearth_store::{
         TIMELINE_POSITION_OFFSET, TimelineRow,
     },
 };
-use ruma::{OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
+use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 
 use super::answer::{Given, GivenState};
 use crate::{SendError, append::membership_of, writer::Writer};
@@ -411,23 +411,39 @@ impl<'a> Loader<'a> {
         let state_key = self.state_key(&mut write, event, known);
         self.build(&mut write, &[(state_key, Some(number))]).await?;
         let auths = auths_of(event, given, numbers);
-        let prevs = self.writer.store.event_numbers(self.room, event.prev_events()).await?;
+        let (prevs, missing) = self.prevs(event).await?;
         let header = EventHeader {
             within: u32::MAX,
             state_before,
             state_after: self.state,
-            prevs: prevs.into_iter().flatten().collect(),
+            prevs,
             replaces: targets.iter().find(|t| t.event.state_pair() == event.state_pair()).map(|own| own.number),
             origin: Some(join.through.to_string()),
             ..header_of(event, auths, self.writer.clock.now_ms())
         };
         tables::put_event(&mut write, self.room, number, &header, event.json(), Some(at));
         write.auth_edges(self.room, number, &header.auths);
+        if !missing.is_empty() {
+            tables::put_gap(&mut write, self.room, number, at, &missing);
+        }
         let row = current_row(state_key, number, Some((user, Membership::Join)));
         write.put(Table::Rm, current_key(self.room, event), &row);
         self.put_join(&mut write, at, number, user, join.guest);
         self.complete_head(targets, event, number);
         self.commit_at(write, at).await
+    }
+
+    /// The events that the join follows and that have a place here, and those that have not: history begins behind them.
+    async fn prevs(&self, join: &Event) -> Result<(Vec<EventNumber>, Vec<OwnedEventId>), LoadError> {
+        let (mut prevs, mut missing) = (Vec::new(), Vec::new());
+        for id in join.prev_events() {
+            let stored = self.writer.store.event_by_id(self.room, id).await?;
+            match stored.filter(|stored| !stored.header.flags.has(EventFlags::OUTLIER)) {
+                Some(stored) => prevs.push(stored.number),
+                None => missing.push(id.clone()),
+            }
+        }
+        Ok((prevs, missing))
     }
 
     /// The join's place in the timeline, the membership, and the log entry of both.

@@ -4,12 +4,16 @@
 //! other servers say is checked in [`template`] and [`answer`]; a room that we come into is stored by [`load`].
 
 mod answer;
+mod backfill;
 mod candidates;
 mod invite;
 mod join;
 mod leave;
 mod load;
+mod order;
 mod outside;
+mod rescind;
+mod space;
 mod template;
 
 use std::{
@@ -29,7 +33,9 @@ use crate::{
     member::MemberAction,
     rooms::{MemberChange, Rooms},
 };
+use backfill::FailedFills;
 pub(crate) use outside::{outside_row, preview_events, stripped_of};
+use space::FarSpaces;
 use template::Place;
 
 /// Rooms that are joined at once through other servers: each may hold a hundred megabytes for a while.
@@ -38,21 +44,36 @@ const JOINS_AT_ONCE: usize = 4;
 /// The part of an event id that we choose in room versions 1 and 2.
 const OPAQUE_ID_CHARACTERS: usize = 18;
 
-/// What coming in through other servers keeps in memory.
+/// What is kept in memory of rooms of which others know more.
 pub(crate) struct Joins {
     /// Rooms that somebody comes into: who comes after waits and then finds the room here.
-    rooms: Mutex<HashMap<OwnedRoomId, Weak<tokio::sync::Mutex<()>>>>,
+    rooms: RoomLocks,
     turns: Semaphore,
+    /// Rooms into whose history somebody fetches: who comes after waits and then finds it here.
+    fills: RoomLocks,
+    failed_fills: FailedFills,
+    spaces: FarSpaces,
 }
 
 impl Joins {
     pub(crate) fn new() -> Self {
-        Self { rooms: Mutex::default(), turns: Semaphore::new(JOINS_AT_ONCE) }
+        Self {
+            rooms: RoomLocks::default(),
+            turns: Semaphore::new(JOINS_AT_ONCE),
+            fills: RoomLocks::default(),
+            failed_fills: FailedFills::new(),
+            spaces: FarSpaces::new(),
+        }
     }
+}
 
-    /// The lock of those who come into this room.
+/// One lock for each room in which something is done that is not to be done twice at once.
+#[derive(Default)]
+struct RoomLocks(Mutex<HashMap<OwnedRoomId, Weak<tokio::sync::Mutex<()>>>>);
+
+impl RoomLocks {
     fn of(&self, room_id: &RoomId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut rooms = self.rooms.lock();
+        let mut rooms = self.0.lock();
         if let Some(lock) = rooms.get(room_id).and_then(Weak::upgrade) {
             return lock;
         }

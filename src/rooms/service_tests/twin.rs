@@ -13,9 +13,7 @@ use hearth_ports::{
 };
 use hearth_store::{Store, StoreSettings};
 use parking_lot::Mutex;
-use ruma::{
-    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, ServerName, UserId,
-};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
 use serde_json::{Map, Value, json, value::to_raw_value};
 
 use super::World;

@@ -1,0 +1,66 @@
+//! Events of rooms that this server is not in: of interest is only that an invite or knock of ours has ended.
+
+use hearth_core::{Event, RoomVersion};
+use hearth_ports::EventBytes;
+use hearth_store::tables::{Membership, OutsideRow};
+use ruma::{OwnedEventId, OwnedUserId, RoomId, ServerName};
+use serde::Deserialize;
+
+use super::outside_row;
+use crate::{HandshakeError, ReceiveError, SendError, rooms::Rooms};
+
+/// As much of an event as tells whether it may concern us.
+#[derive(Deserialize)]
+struct Glance {
+    #[serde(rename = "type")]
+    kind: String,
+    state_key: Option<OwnedUserId>,
+    content: GlanceContent,
+}
+
+#[derive(Deserialize)]
+struct GlanceContent {
+    membership: Option<String>,
+}
+
+impl Rooms {
+    /// Takes an event of a room that this server is not in: a kick or ban of a user of ours who is invited or has knocked,
+    /// by somebody of a server through which that came about. Without the room's state nobody else can be believed.
+    pub(crate) async fn receive_outside(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        bytes: EventBytes,
+    ) -> Result<OwnedEventId, ReceiveError> {
+        let glance: Glance = serde_json::from_slice(&bytes).map_err(|_| ReceiveError::NotInRoom)?;
+        let ends = matches!(glance.content.membership.as_deref(), Some("leave" | "ban"));
+        let user = glance.state_key.filter(|user| user.server_name() == self.writer.server_name);
+        let Some(user) = user.filter(|_| ends && glance.kind == "m.room.member") else {
+            return Err(ReceiveError::NotInRoom);
+        };
+        let row = self.outside(&user, room_id).await?;
+        let standing = row.filter(|row| matches!(row.membership, Membership::Invite | Membership::Knock));
+        let Some(standing) = standing else { return Err(ReceiveError::NotInRoom) };
+        let version = RoomVersion::parse(&standing.version).ok_or(ReceiveError::NotInRoom)?;
+        let signed = self.check_one_signed(version, bytes).await.map_err(|error| match error {
+            HandshakeError::Unavailable(text) => ReceiveError::Unavailable(text),
+            _ => ReceiveError::NotInRoom,
+        })?;
+        let event = signed.into_event();
+        if event.room_id() != room_id || !may_end(&standing, &event) {
+            return Err(ReceiveError::NotInRoom);
+        }
+        let row = outside_row(&event, Membership::Leave, Vec::new(), &[]);
+        self.tell_outside(&user, room_id, &row).await.map_err(|error| match error {
+            SendError::Unavailable(text) => ReceiveError::Unavailable(text),
+            other => ReceiveError::Unavailable(other.to_string()),
+        })?;
+        tracing::info!(%room_id, %origin, %user, "an invite or knock from outside was ended");
+        Ok(event.event_id().to_owned())
+    }
+}
+
+/// Whether the event's sender is of a server that came with the invite, or that we knocked through.
+fn may_end(standing: &OutsideRow, event: &Event) -> bool {
+    standing.via.iter().any(|server| server == event.sender().server_name().as_str())
+}

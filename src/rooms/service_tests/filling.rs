@@ -1,0 +1,156 @@
+//! History that is filled in from other servers.
+
+use hearth_core::RoomVersion;
+use hearth_store::{EventNumber, Order, tables::EventFlags};
+use ruma::{OwnedEventId, OwnedRoomId};
+use serde_json::json;
+
+use super::twin::{Town, towns};
+use crate::{MemberAction, Preset};
+
+/// The gap that is highest in the timeline.
+async fn gap(town: &Town, room_id: &OwnedRoomId) -> Option<Order> {
+    let room = town.world.number(room_id).await;
+    town.world.store.gaps(room, .., 1, true).await.unwrap().first().map(|(order, _)| *order)
+}
+
+/// The ids of the timeline, oldest first.
+async fn timeline(town: &Town, room_id: &OwnedRoomId) -> Vec<OwnedEventId> {
+    let (store, room) = (&town.world.store, town.world.number(room_id).await);
+    let rows = store.timeline(room, .., 10_000, false).await.unwrap();
+    let numbers: Vec<EventNumber> = rows.iter().filter_map(|(_, row)| row.event).collect();
+    let events = store.events(room, &numbers).await.unwrap();
+    events.into_iter().map(|stored| stored.unwrap().event.event_id().to_owned()).collect()
+}
+
+async fn fill(town: &Town, room_id: &OwnedRoomId) -> usize {
+    let Some(gap) = gap(town, room_id).await else { return 0 };
+    town.world.rooms.backfill(room_id, gap).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_newcomer_learns_the_whole_history_of_every_version() {
+    for version in RoomVersion::ALL {
+        let [a, b] = towns(["a.test", "b.test"]).await;
+        let room_id = a.create_in("alice", Preset::Public, version).await;
+        a.say(&room_id, "alice", "one").await.unwrap();
+        a.set(&room_id, "alice", "m.room.topic", json!({ "topic": "first" })).await;
+        a.join(&room_id, "anna", &[]).await.unwrap();
+        let bad = a.say(&room_id, "anna", "bad").await.unwrap();
+        a.set(&room_id, "alice", "m.room.topic", json!({ "topic": "second" })).await;
+        redact(&a, &room_id, &bad).await;
+        a.own(&room_id, "anna", MemberAction::Leave, &[]).await.unwrap();
+        b.join(&room_id, "bob", &[&a]).await.unwrap();
+        let state = b.state_ids(&room_id).await;
+        b.say(&room_id, "bob", "hello").await.unwrap();
+        assert_eq!(timeline(&b, &room_id).await.len(), 2);
+        assert!(fill(&b, &room_id).await > 8, "{version}");
+        assert_eq!(gap(&b, &room_id).await, None, "{version}: the room's beginning is reached");
+        let (here, there) = (timeline(&b, &room_id).await, timeline(&a, &room_id).await);
+        assert_eq!(here[..there.len()], there[..], "{version}");
+        assert_eq!(b.state_ids(&room_id).await, state, "{version}: the present is as it was");
+        b.world.check().await;
+        // Each event knows the state before it, as at a.
+        for id in &there {
+            let at = |town: &Town| {
+                let (rooms, room_id, id) = (town.world.rooms.clone(), room_id.clone(), id.clone());
+                let other = if town.name == a.name { b.name.clone() } else { a.name.clone() };
+                async move { rooms.serve_state_ids(&other, &room_id, &id).await.unwrap().state }
+            };
+            let (mut one, mut other) = (at(&a).await, at(&b).await);
+            one.sort();
+            other.sort();
+            assert_eq!(one, other, "{version}");
+        }
+        assert!(!b.event(&room_id, &bad).await.content_json().contains("bad"));
+        // What b fetched it can give.
+        let all = b.world.rooms.serve_backfill(&a.name, &room_id, &here[here.len() - 1..], 100).await.unwrap();
+        assert_eq!(all.len(), here.len(), "{version}: the graph holds together");
+    }
+}
+
+async fn redact(town: &Town, room_id: &OwnedRoomId, target: &OwnedEventId) {
+    let redaction = crate::Redaction {
+        room_id: room_id.clone(),
+        sender: town.user("alice"),
+        target: target.clone(),
+        content: serde_json::value::to_raw_value(&json!({})).unwrap(),
+        transaction: None,
+        only_own: false,
+    };
+    town.world.rooms.redact(redaction).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_long_history_comes_in_pieces_each_below_the_other() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    for nth in 0..250 {
+        a.say(&room_id, "alice", &nth.to_string()).await.unwrap();
+    }
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    let there = timeline(&a, &room_id).await;
+    let mut pieces = Vec::new();
+    while let Some(before) = gap(&b, &room_id).await {
+        let count = fill(&b, &room_id).await;
+        assert!(count > 0 && gap(&b, &room_id).await < Some(before));
+        pieces.push(count);
+        let here = timeline(&b, &room_id).await;
+        assert_eq!(here[..], there[there.len() - here.len()..], "no hole in what is here");
+        b.world.check().await;
+    }
+    assert_eq!(timeline(&b, &room_id).await, there);
+    assert!(pieces.len() == 3 && pieces[0] == 100, "{pieces:?}");
+    assert_eq!(fill(&b, &room_id).await, 0);
+}
+
+#[tokio::test]
+async fn a_gap_that_nobody_fills_is_left_alone_for_a_while() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    let before = gap(&b, &room_id).await;
+    assert!(before.is_some());
+    a.net.set_down(&a, true);
+    assert_eq!((fill(&b, &room_id).await, fill(&b, &room_id).await), (0, 0));
+    let asked = a.net.asked.lock().iter().filter(|asked| asked.starts_with("backfill")).count();
+    assert_eq!(asked, 1);
+    a.net.set_down(&a, false);
+    b.world.clock.advance_ms(120_000);
+    assert!(fill(&b, &room_id).await > 0);
+    assert_eq!(gap(&b, &room_id).await, None);
+}
+
+#[tokio::test]
+async fn who_comes_back_sees_what_was_said_meanwhile_below_the_return() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    a.say(&room_id, "alice", "early").await.unwrap();
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    while fill(&b, &room_id).await > 0 {}
+    let left = b.own(&room_id, "bob", MemberAction::Leave, &[]).await.unwrap();
+    let leave = b.event(&room_id, &left).await;
+    a.world.rooms.accept_leave(&b.name, &room_id, &left, leave.json().clone()).await.unwrap();
+    a.say(&room_id, "alice", "meanwhile").await.unwrap();
+    a.set(&room_id, "alice", "m.room.topic", json!({ "topic": "meanwhile" })).await;
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    assert_eq!(fill(&b, &room_id).await, 2);
+    assert_eq!(gap(&b, &room_id).await, None, "what was before is here");
+    assert_eq!(timeline(&b, &room_id).await, timeline(&a, &room_id).await);
+    b.world.check().await;
+}
+
+#[tokio::test]
+async fn history_that_may_not_be_seen_comes_as_its_shape() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    a.set(&room_id, "alice", "m.room.history_visibility", json!({ "history_visibility": "joined" })).await;
+    let secret = a.say(&room_id, "alice", "secret").await.unwrap();
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    assert!(fill(&b, &room_id).await > 0);
+    let room = b.world.number(&room_id).await;
+    let stored = b.world.store.event_by_id(room, &secret).await.unwrap().unwrap();
+    assert!(!stored.event.content_json().contains("secret"));
+    assert!(stored.accepted() && !stored.header.flags.has(EventFlags::OUTLIER));
+    b.world.check().await;
+}
