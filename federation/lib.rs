@@ -8,6 +8,7 @@
 //! them) and [`keys`].
 
 mod auth;
+mod check;
 pub mod discovery;
 mod flights;
 pub mod keys;
@@ -22,6 +23,7 @@ mod version;
 pub mod xmatrix;
 
 pub use auth::ServerAuth;
+pub use check::check;
 
 use hearth_edge::Route;
 

@@ -43,14 +43,17 @@ pub(super) enum FetchError {
 }
 
 /// `GET /_matrix/key/v2/server`.
-pub(super) async fn from_itself(remote: &Remote, server: &ServerName) -> Result<KeyAnswer, FetchError> {
+pub(super) async fn from_itself(
+    remote: &Remote,
+    server: &ServerName,
+    urgency: Urgency,
+) -> Result<KeyAnswer, FetchError> {
     let ask = Ask {
         method: Method::GET,
         path: "/_matrix/key/v2/server".to_owned(),
         body: None,
         signed: false,
-        // Somebody speaks in its name, so it may be back.
-        urgency: Urgency::Person,
+        urgency,
         timeout_ms: TIMEOUT_MS,
         answer_bytes_max: ANSWER_BYTES_MAX,
     };

@@ -21,7 +21,11 @@ use super::{
     known::{Known, Need},
     own::OwnKeys,
 };
-use crate::{flights::Flights, policy::ServerPolicy, remote::Remote};
+use crate::{
+    flights::Flights,
+    policy::ServerPolicy,
+    remote::{Remote, Urgency},
+};
 
 /// Memory for keys, in bytes: those of some ten thousand servers.
 const CACHE_BYTES_MAX: u64 = 24 << 20;
@@ -231,10 +235,10 @@ impl KeyRing {
     }
 
     /// Asks a server for its keys now, whatever is known; for an operator. The error is in words.
-    pub async fn fetch_now(&self, server: &ServerName) -> Result<Vec<KeyStatus>, String> {
-        let answer = fetch::from_itself(&self.remote, server).await.map_err(|error| error.to_string())?;
-        self.learn(&answer, false).await;
-        Ok(self.status(server).await)
+    pub async fn fetch_now(&self, server: &ServerName) -> Result<(), String> {
+        let answer = fetch::from_itself(&self.remote, server, Urgency::Always).await;
+        self.learn(&answer.map_err(|error| error.to_string())?, false).await;
+        Ok(())
     }
 
     /// What verifies the signatures of a server that is trusted to speak for others.
@@ -292,7 +296,8 @@ impl KeyRing {
     /// Asks a server and remembers its answer. `None`: there was none that counts.
     async fn ask(&self, server: &OwnedServerName, attempts: &Mutex<Attempts>) -> Option<Arc<Known>> {
         let _turn = self.fetches.acquire().await.expect("it is never closed");
-        let answer = fetch::from_itself(&self.remote, server).await;
+        // Somebody speaks in its name, so it may be back.
+        let answer = fetch::from_itself(&self.remote, server, Urgency::Person).await;
         let outcome = if answer.is_ok() { "found" } else { "failed" };
         counter!("hearth_federation_key_fetches_total", "outcome" => outcome).increment(1);
         let known = match answer {

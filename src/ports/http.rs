@@ -65,6 +65,16 @@ pub enum HttpError {
     TooLarge,
 }
 
+/// No network at all: for tests, and for servers that talk to nobody. No name exists, nothing may be connected to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoNetwork;
+
+impl HttpClient for NoNetwork {
+    fn send(&self, _: HttpRequest) -> BoxFuture<'_, Result<HttpAnswer, HttpError>> {
+        Box::pin(std::future::ready(Err(HttpError::Denied("there is no network".to_owned()))))
+    }
+}
+
 /// Outbound HTTP over TLS.
 pub trait HttpClient: Send + Sync {
     /// Sends a request and reads the answer. Dropping the future gives it up.

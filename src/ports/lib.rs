@@ -20,7 +20,7 @@ pub use engine::{
     Partition, Position, Put, Requirement, Table, Unavailable, commit,
 };
 pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
-pub use http::{HttpAnswer, HttpClient, HttpError, HttpRequest, HttpTarget};
+pub use http::{HttpAnswer, HttpClient, HttpError, HttpRequest, HttpTarget, NoNetwork};
 pub use log::{log_key, log_rows, read_log_row};
 pub use peers::{
     AliasTarget, EventBytes, Handshake, JoinAnswer, MissingEvents, NoPeers, PeerError, Peers, StateEvents, StateIds,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::BoxFuture;
+use crate::{BoxFuture, NoNetwork};
 
 /// A place that an SRV record names. [RFC 2782](https://www.rfc-editor.org/rfc/rfc2782).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,4 +26,14 @@ pub trait Resolver: Send + Sync {
     /// The SRV records of a name as in `_matrix-fed._tcp.example.org`, in the order to be tried (priority, then weighted
     /// at random). Empty: it has none, or says that the service is not there.
     fn services<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<SrvTarget>, ResolveFailed>>;
+}
+
+impl Resolver for NoNetwork {
+    fn addresses<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, ResolveFailed>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn services<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<SrvTarget>, ResolveFailed>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
 }
