@@ -11,6 +11,7 @@ mod auth;
 mod check;
 pub mod discovery;
 mod flights;
+pub mod inbound;
 pub mod keys;
 pub mod outbound;
 pub mod peers;

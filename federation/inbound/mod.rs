@@ -1,0 +1,87 @@
+//! What other servers ask of us. One file an endpoint or small family: it parses, bounds and calls `rooms` or `users`, and
+//! says the outcome in the specification's words. What a server may read or do is decided there, not here.
+//!
+//! Start with [`routes`]. Events travel as slices of the request's body, and into answers by one copy.
+
+mod answers;
+mod directory;
+#[expect(dead_code, reason = "until transactions are taken")]
+mod ephemeral;
+mod events;
+mod hierarchy;
+mod history;
+mod invites;
+mod joins;
+mod knocks;
+mod leaves;
+mod openid;
+mod profile;
+mod public_rooms;
+mod requests;
+mod summary;
+mod templates;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
+use hearth_ports::Clock;
+use hearth_rooms::Rooms;
+use hearth_users::Users;
+use http::Method;
+use ruma::OwnedServerName;
+
+/// What the operator says about requests of other servers.
+#[derive(Clone, Debug)]
+pub struct InboundSettings {
+    /// Our own name.
+    pub server_name: OwnedServerName,
+    /// Whether other servers may read the directory of published rooms.
+    pub public_rooms: bool,
+}
+
+/// What the handlers use.
+pub struct Inbound {
+    rooms: Arc<Rooms>,
+    users: Arc<Users>,
+    clock: Arc<dyn Clock>,
+    settings: InboundSettings,
+}
+
+impl Inbound {
+    /// The state of [`routes`].
+    pub fn new(rooms: Arc<Rooms>, users: Arc<Users>, clock: Arc<dyn Clock>, settings: InboundSettings) -> Arc<Self> {
+        Arc::new(Self { rooms, users, clock, settings })
+    }
+}
+
+/// All endpoints of this folder.
+pub fn routes() -> Vec<Route<Inbound>> {
+    let mut routes = vec![openid::route()];
+    for family in [
+        directory::routes(),
+        events::routes(),
+        hierarchy::routes(),
+        history::routes(),
+        invites::routes(),
+        joins::routes(),
+        knocks::routes(),
+        leaves::routes(),
+        profile::routes(),
+        public_rooms::routes(),
+    ] {
+        routes.extend(family);
+    }
+    routes
+}
+
+/// An endpoint for servers, by its path below `/_matrix/federation`.
+fn route<H, F>(method: Method, path: &str, handler: H) -> Route<Inbound>
+where
+    H: Fn(Arc<Inbound>, Call) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Reply, Error>> + Send + 'static,
+{
+    let path = format!("/_matrix/federation/{path}");
+    Route::raw(method, &[&path], Access::Server, Limit::Federation, handler)
+}
