@@ -8,10 +8,15 @@ use std::{collections::HashSet, sync::Arc};
 
 use hearth_core::Event;
 use hearth_store::{LoadError, RoomNumber, UserNumber};
-use ruma::{OwnedRoomId, RoomId, UserId};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, UserId};
 use serde_json::{Map, Value, json};
 
-use crate::{ReadError, rooms::Rooms, summary::RoomSummary};
+use crate::{
+    ReadError,
+    remote::{FarSight, VIA_MAX},
+    rooms::Rooms,
+    summary::RoomSummary,
+};
 
 /// Rooms on a page where the client names no number, and at most.
 const PAGE_ROOMS: usize = 50;
@@ -89,8 +94,21 @@ struct Child {
     is_suggested: bool,
 }
 
+/// A room that a walk will come to, and who may know it.
+struct Open {
+    room_id: OwnedRoomId,
+    depth: u32,
+    via: Vec<OwnedServerName>,
+}
+
+/// A room that a walk has come to: its children's ids, who may know them, and their events as clients see them.
+struct Met {
+    summary: Arc<RoomSummary>,
+    children: Vec<(OwnedRoomId, Vec<OwnedServerName>, Value)>,
+}
+
 impl Rooms {
-    /// A page of a space's rooms that the user may see; of those of other servers nothing is known yet.
+    /// A page of a space's rooms that the user may see. Rooms that this server is not in are as other servers tell them.
     pub async fn hierarchy(
         &self,
         user: &UserId,
@@ -109,11 +127,11 @@ impl Rooms {
         let limit =
             query.limit.map_or(PAGE_ROOMS, |limit| usize::try_from(limit).unwrap_or(PAGE_ROOMS).min(PAGE_ROOMS));
         let number = self.writer.store.user_number(user).await?;
-        if self.visible(number, space).await?.is_none() {
+        let wanted = (place.skip + limit + 1).min(WALK_ROOMS_MAX);
+        let mut rooms = self.walk((user, number), space, &place, wanted).await?;
+        if rooms.is_empty() {
             return Err(ReadError::Forbidden("you may not see this room"));
         }
-        let wanted = (place.skip + limit + 1).min(WALK_ROOMS_MAX);
-        let mut rooms = self.walk(number, space, &place, wanted).await?;
         let has_more = rooms.len() > place.skip + limit;
         rooms.truncate(place.skip + limit);
         let page: Vec<HierarchyRoom> = rooms.split_off(place.skip.min(rooms.len()));
@@ -124,32 +142,59 @@ impl Rooms {
     /// The first so many rooms, depth first, each once.
     async fn walk(
         &self,
-        user: Option<UserNumber>,
+        user: (&UserId, Option<UserNumber>),
         space: &RoomId,
         place: &Place,
         wanted: usize,
     ) -> Result<Vec<HierarchyRoom>, LoadError> {
         let mut found = Vec::new();
         let mut seen = HashSet::new();
-        let mut open = vec![(space.to_owned(), 0)];
-        while let Some((room_id, depth)) = open.pop() {
+        let mut far = FarSight::new(user.0, place.is_suggested_only);
+        let mut open = vec![Open { room_id: space.to_owned(), depth: 0, via: Vec::new() }];
+        while let Some(next) = open.pop() {
             if found.len() >= wanted || seen.len() >= WALK_ROOMS_MAX {
                 break;
             }
-            if !seen.insert(room_id.clone()) {
+            if !seen.insert(next.room_id.clone()) {
                 continue;
             }
-            let Some((room, summary)) = self.visible(user, &room_id).await? else { continue };
-            let children = match summary.room_type.as_deref() {
-                Some("m.space") => self.children(room, place.is_suggested_only).await?,
-                _ => Vec::new(),
-            };
-            if depth < place.depth_max {
-                open.extend(children.iter().rev().map(|child| (child.room_id.clone(), depth + 1)));
+            let goes_on = next.depth < place.depth_max;
+            let Some(Met { summary, children }) = self.meet(user.1, &mut far, &next, goes_on).await? else { continue };
+            if goes_on {
+                let depth = next.depth + 1;
+                let below = children.iter().rev();
+                open.extend(below.map(|(room_id, via, _)| Open { room_id: room_id.clone(), depth, via: via.clone() }));
             }
-            found.push(HierarchyRoom { summary, children: children.iter().map(stripped).collect() });
+            found.push(HierarchyRoom { summary, children: children.into_iter().map(|(.., event)| event).collect() });
         }
         Ok(found)
+    }
+
+    /// A room on the way, as it is kept here or, if this server is not in it, as another server tells it. `None`: nobody
+    /// tells it, or it is not for this user.
+    async fn meet(
+        &self,
+        user: Option<UserNumber>,
+        far: &mut FarSight<'_>,
+        next: &Open,
+        goes_on: bool,
+    ) -> Result<Option<Met>, LoadError> {
+        let here = self.visible(user, &next.room_id).await?;
+        let is_in = match &here {
+            Some((room, _)) => self.writer.store.joined_from(*room, &self.writer.server_name).await? > 0,
+            None => false,
+        };
+        if !is_in && let Some(room) = self.look_far(far, &next.room_id, &next.via, goes_on).await? {
+            let children = room.children.into_iter().map(|child| (child.room_id, child.via, child.event)).collect();
+            return Ok(Some(Met { summary: room.summary, children }));
+        }
+        let Some((room, summary)) = here else { return Ok(None) };
+        let children = match summary.room_type.as_deref() {
+            Some("m.space") => self.children(room, far.is_suggested_only).await?,
+            _ => Vec::new(),
+        };
+        let children = children.into_iter().map(|child| (child.room_id.clone(), via_of(&child), stripped(&child)));
+        Ok(Some(Met { children: children.collect(), summary }))
     }
 
     /// A room that the user may see.
@@ -199,6 +244,13 @@ fn child(event: &Event) -> Option<Child> {
         is_suggested: content.get("suggested").and_then(Value::as_bool) == Some(true),
         event: event.clone(),
     })
+}
+
+/// Servers that may know a child, by the event that names it.
+fn via_of(child: &Child) -> Vec<OwnedServerName> {
+    let content: Map<String, Value> = child.event.content_as().unwrap_or_default();
+    let via = content.get("via").and_then(Value::as_array).into_iter().flatten().take(VIA_MAX);
+    via.filter_map(|server| OwnedServerName::try_from(server.as_str()?).ok()).collect()
 }
 
 fn stripped(child: &Child) -> Value {

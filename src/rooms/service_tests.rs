@@ -21,6 +21,7 @@ mod memberships;
 mod redacting;
 mod sending;
 mod serving;
+mod spaces;
 mod twin;
 mod upgrading;
 

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
-use hearth_sync::read::MessagesQuery;
-use ruma::OwnedRoomId;
+use hearth_sync::read::{MessagesQuery, Reader};
+use ruma::{OwnedRoomId, RoomId};
 use serde::Deserialize;
 
-use super::{Dir, answer, filter, place, reader};
+use super::{Dir, answer, filter, place, reader, refusal};
 use crate::ClientState;
 
 /// Events of a page where the client does not say how many.
@@ -40,5 +40,27 @@ async fn messages(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
         limit: usize::try_from(limit).unwrap_or(usize::MAX),
         filter,
     };
-    answer(state.reads.messages(&reader(&call), &room_id, &query).await)
+    let reader = reader(&call);
+    fill_gaps(&state, &reader, &room_id, &query).await?;
+    answer(state.reads.messages(&reader, &room_id, &query).await)
+}
+
+/// Gaps that one request has filled: each is a question or two to another server.
+const FILLS_MAX: usize = 3;
+
+/// Has other servers asked for what is missing on the page. Where they do not help, the page shows what there is.
+async fn fill_gaps(state: &ClientState, reader: &Reader, room_id: &RoomId, query: &MessagesQuery) -> Result<(), Error> {
+    for _ in 0..FILLS_MAX {
+        let gap = state.reads.gap_ahead(reader, room_id, query).await.map_err(|error| refusal(&error))?;
+        let Some(gap) = gap else { return Ok(()) };
+        match state.rooms.backfill(room_id, gap).await {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::info!(%room_id, %error, "a gap of history was not filled");
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }

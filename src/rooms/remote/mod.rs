@@ -36,6 +36,7 @@ use crate::{
 use backfill::FailedFills;
 pub(crate) use outside::{outside_row, preview_events, stripped_of};
 use space::FarSpaces;
+pub(crate) use space::{FarSight, VIA_MAX};
 use template::Place;
 
 /// Rooms that are joined at once through other servers: each may hold a hundred megabytes for a while.

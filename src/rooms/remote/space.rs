@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use hearth_store::LoadError;
+use hearth_store::{LoadError, tables::Membership};
 use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, UserId};
 use serde::Deserialize;
@@ -27,7 +27,10 @@ const FAILED_MS: u64 = 60 * 1_000;
 const ASKED_MAX: usize = 3;
 
 /// Servers of one `m.space.child` event that may be asked.
-const VIA_MAX: usize = 5;
+pub(crate) const VIA_MAX: usize = 5;
+
+/// Rooms that are asked for on the way of one walk; what is remembered does not count.
+const ASKS_OF_WALK_MAX: usize = 12;
 
 /// Children of one room that are looked at.
 const CHILDREN_MAX: usize = 1_000;
@@ -80,26 +83,75 @@ impl FarSpaces {
     }
 }
 
+/// One walk's view of rooms that only other servers know.
+pub(crate) struct FarSight<'a> {
+    user: &'a UserId,
+    pub(crate) is_suggested_only: bool,
+    /// Rooms that were told as children of others: what they are, but not what their own children are.
+    told: HashMap<OwnedRoomId, FarRoom>,
+    asks_left: usize,
+}
+
+impl<'a> FarSight<'a> {
+    pub(crate) fn new(user: &'a UserId, is_suggested_only: bool) -> Self {
+        Self { user, is_suggested_only, told: HashMap::new(), asks_left: ASKS_OF_WALK_MAX }
+    }
+}
+
 impl Rooms {
-    /// A space, or any room, as a server tells it that may be in it.
-    pub(crate) async fn far_space(
+    /// A room of which somebody asks before they join it. `None`: nobody tells it, or it is not for them.
+    /// [Room summary](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1room_summaryroomidoralias).
+    pub async fn far_summary(
         &self,
         user: &UserId,
         room_id: &RoomId,
         via: &[OwnedServerName],
-        is_suggested_only: bool,
+    ) -> Result<Option<(Arc<RoomSummary>, Option<Membership>)>, LoadError> {
+        let mut far = FarSight::new(user, false);
+        let Some(room) = self.look_far(&mut far, room_id, via, false).await? else { return Ok(None) };
+        let outside = self.outside(user, room_id).await?;
+        Ok(Some((room.summary, outside.map(|row| row.membership))))
+    }
+
+    /// A room as another server tells it, if the user may see it. `goes_on`: its children will be looked at too.
+    pub(crate) async fn look_far(
+        &self,
+        far: &mut FarSight<'_>,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        goes_on: bool,
+    ) -> Result<Option<FarRoom>, LoadError> {
+        let known = far.told.get(room_id).cloned();
+        let is_enough = known.as_ref().is_some_and(|room| !goes_on || room.children.is_empty());
+        let space = if is_enough { None } else { self.far_space(far, room_id, via).await? };
+        if let Some(space) = &space {
+            far.told.extend(space.children.iter().map(|(id, room)| (id.clone(), room.clone())));
+        }
+        let Some(room) = space.map(|space| space.room.clone()).or(known) else { return Ok(None) };
+        let user = self.writer.store.user_number(far.user).await?;
+        let membership = self.outside(far.user, room_id).await?.map(|row| row.membership);
+        Ok(self.may_see_summary(&room.summary, user, membership).await?.then_some(room))
+    }
+
+    /// A space, or any room, as a server tells it that may be in it.
+    async fn far_space(
+        &self,
+        far: &mut FarSight<'_>,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
     ) -> Result<Option<Arc<FarSpace>>, LoadError> {
         let now_ms = self.writer.clock.now_ms();
-        let key = (room_id.to_owned(), is_suggested_only);
-        if let Some((until_ms, known)) = self.joins.spaces.0.get(&key).filter(|(until_ms, _)| now_ms < *until_ms) {
-            debug_assert!(until_ms > now_ms, "it was just looked at");
+        let key = (room_id.to_owned(), far.is_suggested_only);
+        if let Some((_, known)) = self.joins.spaces.0.get(&key).filter(|(until_ms, _)| now_ms < *until_ms) {
             return Ok(known);
         }
-        let outside = self.outside(user, room_id).await?;
+        let Some(left) = far.asks_left.checked_sub(1) else { return Ok(None) };
+        far.asks_left = left;
+        let outside = self.outside(far.user, room_id).await?;
         let candidates = self.candidates(room_id, outside.as_ref(), via).await?;
         let mut found = None;
         for server in candidates.iter().take(ASKED_MAX) {
-            match self.writer.peers.hierarchy(server, room_id, is_suggested_only).await {
+            match self.writer.peers.hierarchy(server, room_id, far.is_suggested_only).await {
                 Ok(answer) => found = parse(&answer, room_id).map(Arc::new),
                 Err(error) => tracing::debug!(%room_id, %server, %error, "a space was not told"),
             }
@@ -108,7 +160,10 @@ impl Rooms {
             }
         }
         let good_ms = if found.is_some() { FRESH_MS } else { FAILED_MS };
-        self.joins.spaces.0.insert(key, (now_ms.saturating_add(good_ms), found.clone()));
+        // Without anybody to ask there is nothing to remember: the next one may know a server.
+        if !candidates.is_empty() {
+            self.joins.spaces.0.insert(key, (now_ms.saturating_add(good_ms), found.clone()));
+        }
         Ok(found)
     }
 }

@@ -18,8 +18,8 @@ use serde_json::{Map, Value, json, value::to_raw_value};
 
 use super::World;
 use crate::{
-    Creation, HandshakeError, Invitation, MemberAction, MemberChange, Membership, Message, Preset, Rooms,
-    RoomsSettings, SendError, ServeError, StateChange,
+    Creation, HandshakeError, HierarchyRoom, Invitation, MemberAction, MemberChange, Membership, Message, Preset,
+    Rooms, RoomsSettings, SendError, ServeError, StateChange,
 };
 
 /// What a test may do to an answer on its way.
@@ -402,8 +402,11 @@ impl Peers for Link {
         })
     }
 
-    fn alias<'a>(&'a self, _alias: &'a RoomAliasId) -> BoxFuture<'a, Result<AliasTarget, PeerError>> {
-        nothing()
+    fn alias<'a>(&'a self, alias: &'a RoomAliasId) -> BoxFuture<'a, Result<AliasTarget, PeerError>> {
+        Box::pin(async move {
+            let rooms = self.of(alias.server_name(), "alias")?;
+            rooms.find_alias(alias).await.map_err(|error| refused(404, "M_NOT_FOUND", &error, &[]))
+        })
     }
 
     fn profile<'a>(&'a self, _user: &'a UserId, _field: Option<&'a str>) -> BoxFuture<'a, Result<Bytes, PeerError>> {
@@ -416,11 +419,29 @@ impl Peers for Link {
 
     fn hierarchy<'a>(
         &'a self,
-        _server: &'a ServerName,
-        _room: &'a RoomId,
-        _suggested_only: bool,
+        server: &'a ServerName,
+        room: &'a RoomId,
+        suggested_only: bool,
     ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
-        nothing()
+        Box::pin(async move {
+            let rooms = self.of(server, "hierarchy")?;
+            let told = rooms.hierarchy_for_server(&self.own, room, suggested_only).await;
+            let told = told.map_err(|error| refused(404, "M_NOT_FOUND", &error, &[]))?;
+            let json_of = |room: &HierarchyRoom| {
+                json!({
+                    "room_id": room.summary.room_id,
+                    "room_type": room.summary.room_type,
+                    "name": room.summary.name,
+                    "join_rule": room.summary.join_rule,
+                    "allowed_room_ids": room.summary.allowed_room_ids,
+                    "num_joined_members": room.summary.joined,
+                    "children_state": room.children,
+                })
+            };
+            let children: Vec<Value> = told.children.iter().map(json_of).collect();
+            let answer = json!({ "room": json_of(&told.room), "children": children, "inaccessible_children": [] });
+            Ok(Bytes::from(answer.to_string()))
+        })
     }
 
     fn openid_user<'a>(

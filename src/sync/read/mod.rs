@@ -4,6 +4,7 @@
 //! that membership; who never was sees world-readable rooms only. Answers are JSON texts, written into one buffer.
 
 mod context;
+mod gaps;
 mod initial;
 mod members;
 mod messages;
