@@ -111,7 +111,7 @@ pub struct OutboundParts {
 pub struct Outbound {
     parts: OutboundParts,
     targets: Targets,
-    /// By name. Held for map operations only, and never together with another lock.
+    /// By name. Held for map operations only; where a queue's lock is held too, this one was taken first.
     destinations: Mutex<HashMap<OwnedServerName, Arc<Destination>>>,
     slots: Slots,
     /// When destinations are to be looked at again, in milliseconds since the Unix epoch. Never held together with another.
