@@ -12,7 +12,7 @@ use ruma::{
     events::{TimelineEventType, room::member::MembershipState},
     state_res,
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{RoomVersion, hash, json, redact};
@@ -37,8 +37,8 @@ struct Inner {
     redacts: Option<OwnedEventId>,
     origin_server_ts: u64,
     depth: u64,
-    prev_events: Vec<OwnedEventId>,
-    auth_events: Vec<OwnedEventId>,
+    /// Of an event from a store it is read when somebody asks: those who only show events never do.
+    cited: OnceLock<Cited>,
     /// Where `content` lies in `json`, in bytes.
     content_from: usize,
     content_to: usize,
@@ -47,6 +47,13 @@ struct Inner {
     /// The type and content as ruma's rules want to see them; most events are never asked.
     rules_kind: OnceLock<TimelineEventType>,
     rules_content: OnceLock<Option<Box<RawJsonValue>>>,
+}
+
+/// The events that an event cites.
+#[derive(Default)]
+struct Cited {
+    prev_events: Vec<OwnedEventId>,
+    auth_events: Vec<OwnedEventId>,
 }
 
 /// Stored bytes that are not an event: the store is damaged, or they never went through a check.
@@ -62,7 +69,19 @@ impl Event {
         room_id: OwnedRoomId,
         json: Bytes,
     ) -> Result<Self, StoredError> {
-        let inner = stored::parse(version, event_id, room_id, json)?;
+        let inner = stored::parse::<stored::References>(version, event_id, room_id, json)?;
+        Ok(Self { inner: Arc::new(inner), rejected: false })
+    }
+
+    /// The same for bytes that went through [`Self::parse_stored`] before they were stored: what the event cites is read
+    /// only when it is asked for, and of damaged bytes it may then be nothing.
+    pub fn from_store(
+        version: RoomVersion,
+        event_id: OwnedEventId,
+        room_id: OwnedRoomId,
+        json: Bytes,
+    ) -> Result<Self, StoredError> {
+        let inner = stored::parse::<IgnoredAny>(version, event_id, room_id, json)?;
         Ok(Self { inner: Arc::new(inner), rejected: false })
     }
 
@@ -126,12 +145,16 @@ impl Event {
 
     /// The events just before it.
     pub fn prev_events(&self) -> &[OwnedEventId] {
-        &self.inner.prev_events
+        &self.cited().prev_events
     }
 
     /// The state events that it claims allow it.
     pub fn auth_events(&self) -> &[OwnedEventId] {
-        &self.inner.auth_events
+        &self.cited().auth_events
+    }
+
+    fn cited(&self) -> &Cited {
+        self.inner.cited.get_or_init(|| stored::cited(self.json_str()))
     }
 
     /// The target of an `m.room.redaction`, wherever the room's version puts it.
@@ -255,11 +278,11 @@ impl state_res::Event for Event {
     }
 
     fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
-        Box::new(self.inner.prev_events.iter())
+        Box::new(self.cited().prev_events.iter())
     }
 
     fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
-        Box::new(self.inner.auth_events.iter())
+        Box::new(self.cited().auth_events.iter())
     }
 
     fn redacts(&self) -> Option<&OwnedEventId> {

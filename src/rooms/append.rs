@@ -278,6 +278,11 @@ impl<'a> Group<'a> {
             None => self.write.put(Table::Rm, key, &cache.head),
         }
         self.states.finish(&mut self.write);
+        for (number, InBatch { header, event, position }) in std::mem::take(&mut self.events) {
+            if let Some(position) = position {
+                self.write.keep_event(cache.number, number, header, event, position);
+            }
+        }
         (self.write, Finished { head: encode(&cache.head), last, resolved: self.resolved })
     }
 

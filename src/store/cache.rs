@@ -5,12 +5,13 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use hearth_ports::Position;
 use quick_cache::{Weighter, sync::Cache};
 use ruma::OwnedUserId;
 
 use crate::{
     EventNumber, RoomNumber, StateKeyNumber, StateVersion, UserNumber, auth_graph::AuthBlock, events::StoredEvent,
-    identifiers::RoomIdentity, state::Chunk, tables::StateKeyRow,
+    identifiers::RoomIdentity, state::Chunk, tables::StateKeyRow, write::Kept,
 };
 
 /// What an entry of a cache costs beside its value, in bytes: key, table and bookkeeping.
@@ -117,6 +118,15 @@ impl Caches {
     /// To be taken before events are read that are then given to [`Self::insert_events`].
     pub(crate) fn forgotten(&self) -> u64 {
         self.forgotten.load(Ordering::SeqCst)
+    }
+
+    /// Keeps events that were committed just now, in a batch whose first position this is. Nobody can have read an older
+    /// form of them that is not forgotten by now.
+    pub(crate) fn keep_events(&self, kept: Vec<Kept>, first: Position) {
+        for Kept { room, number, mut header, event, position } in kept {
+            header.position = first.0 + u64::from(position.0);
+            self.events.insert((room, number), Arc::new(StoredEvent::new(number, header, event)));
+        }
     }
 
     /// Keeps events read since `forgotten` was taken. If one was forgotten meanwhile, the old form may have been read,

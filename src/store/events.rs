@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use hearth_core::{Event, format};
 use hearth_ports::{Key, KeyRange, Table};
 use ruma::{EventId, OwnedEventId};
@@ -39,6 +39,11 @@ pub struct StoredEvent {
 }
 
 impl StoredEvent {
+    pub(crate) fn new(number: EventNumber, header: EventHeader, event: Event) -> Self {
+        let event = event.with_rejected(header.flags.has(EventFlags::REJECTED));
+        Self { number, header, event, client: OnceLock::new() }
+    }
+
     /// The event as clients see it, without `room_id` and `unsigned`; made once.
     pub fn client_json(&self) -> &Bytes {
         self.client.get_or_init(|| format::client_json(&self.event, false))
@@ -76,7 +81,7 @@ impl Store {
         numbers: &[EventNumber],
     ) -> Result<Vec<Option<Arc<StoredEvent>>>, LoadError> {
         let forgotten = self.caches.forgotten();
-        let (events, read) = self.read_events(room, numbers).await?;
+        let (events, read) = self.read_events(room, numbers, true).await?;
         if !read.is_empty() {
             let fresh: Vec<_> = read.into_iter().filter_map(|at| events[at].clone()).collect();
             self.caches.insert_events(room, &fresh, forgotten);
@@ -90,14 +95,15 @@ impl Store {
         room: RoomNumber,
         numbers: &[EventNumber],
     ) -> Result<Vec<Option<Arc<StoredEvent>>>, LoadError> {
-        Ok(self.read_events(room, numbers).await?.0)
+        Ok(self.read_events(room, numbers, false).await?.0)
     }
 
-    /// Events by their numbers, and the indexes of those that were not in memory.
+    /// Events by their numbers, and the indexes of those that were not in memory. `keep`: those will be kept there.
     async fn read_events(
         &self,
         room: RoomNumber,
         numbers: &[EventNumber],
+        keep: bool,
     ) -> Result<(Vec<Option<Arc<StoredEvent>>>, Vec<usize>), LoadError> {
         let mut events: Vec<_> = numbers.iter().map(|number| self.caches.events.get(&(room, *number))).collect();
         let missing: Vec<usize> = (0..numbers.len()).filter(|at| events[*at].is_none()).collect();
@@ -108,7 +114,7 @@ impl Store {
         let wanted: Vec<EventNumber> = missing.iter().map(|at| numbers[*at]).collect();
         for (at, row) in missing.iter().zip(self.event_rows(room, &wanted).await?) {
             let Some(row) = row else { continue };
-            events[*at] = Some(Arc::new(decode_event(&identity, numbers[*at], &row)?));
+            events[*at] = Some(Arc::new(decode_event(&identity, numbers[*at], row, keep)?));
         }
         Ok((events, missing))
     }
@@ -177,17 +183,25 @@ impl Store {
     }
 }
 
-/// Reads an `Ev` row.
-pub(crate) fn decode_event(identity: &RoomIdentity, number: EventNumber, row: &Bytes) -> Result<StoredEvent, Corrupt> {
-    let (header, json_bytes): (EventHeader, usize) = decode_with_rest(row)?;
+/// Reads an `Ev` row. `keep`: the event will be kept in memory.
+pub(crate) fn decode_event(
+    identity: &RoomIdentity,
+    number: EventNumber,
+    row: Bytes,
+    keep: bool,
+) -> Result<StoredEvent, Corrupt> {
+    let (header, json_bytes): (EventHeader, usize) = decode_with_rest(&row)?;
     let corrupt = |reason: String| Corrupt { what: EventHeader::NAME, reason };
-    // A copy of its own: the row's buffer may belong to a far larger block of the engine.
-    let json = Bytes::copy_from_slice(&row[row.len() - json_bytes..]);
+    let mut json = row;
+    json.advance(json.len() - json_bytes);
+    if keep {
+        // A copy of its own: the row's buffer may belong to a far larger block of the engine.
+        json = Bytes::copy_from_slice(&json);
+    }
     let id: OwnedEventId = EventId::parse(&header.event_id).map_err(|_| corrupt("its id is none".to_owned()))?;
-    let event = Event::parse_stored(identity.version, id, identity.room_id.clone(), json);
+    let event = Event::from_store(identity.version, id, identity.room_id.clone(), json);
     let event = event.map_err(|error| corrupt(error.to_string()))?;
-    let event = event.with_rejected(header.flags.has(EventFlags::REJECTED));
-    Ok(StoredEvent { number, header, event, client: OnceLock::new() })
+    Ok(StoredEvent::new(number, header, event))
 }
 
 #[cfg(test)]
@@ -195,6 +209,7 @@ mod tests {
     use super::*;
     use crate::{
         Write,
+        tables::put_event,
         testing::{TestRoom, open, store, wait},
     };
 
@@ -231,5 +246,27 @@ mod tests {
         assert_eq!(store.caches.events.len(), 0);
         wait(store.events(room.number, &numbers)).expect("it reads");
         assert_eq!(store.caches.events.len(), 10);
+    }
+
+    #[test]
+    fn a_kept_event_is_the_one_that_is_stored() {
+        let (engine, store) = store();
+        let room = TestRoom::new(&store, "!r:b.c");
+        let like = wait(store.event(room.number, EventNumber::FIRST)).expect("it reads").expect("it is there");
+        let mut write = Write::new(room.number.partition());
+        let number = EventNumber(7);
+        let position = [write.position(), write.position()][1];
+        put_event(&mut write, room.number, number, &like.header, like.event.json(), Some(position));
+        write.keep_event(room.number, number, like.header.clone(), like.event.clone(), position);
+        // It is not there before it is committed, and stays away if it is not.
+        let mut refused = write.clone();
+        refused.require(Table::Rm, crate::tables::head_key(room.number), None);
+        wait(store.commit(refused)).expect_err("the room has a head");
+        assert!(wait(store.event(room.number, number)).expect("it reads").is_none());
+        wait(store.commit(write)).expect("nothing stands against this commit");
+        let kept = store.caches.events.get(&(room.number, number)).expect("it is kept");
+        let stored = wait(open(engine).event(room.number, number)).expect("it reads").expect("it is there");
+        assert_eq!((&kept.header, kept.event.json()), (&stored.header, stored.event.json()));
+        assert!(kept.header.position > like.header.position);
     }
 }

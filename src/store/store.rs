@@ -182,7 +182,7 @@ impl Store {
     /// `sharers`: for each change of a device list, the rooms whose members want to know.
     fn submit_with(&self, write: Write, sharers: Vec<crate::live::Sharers>, done: Done) {
         let partition = write.partition();
-        let (batch, Commitment { entries, rewritten }) = write.into_parts();
+        let (batch, Commitment { entries, rewritten, kept }) = write.into_parts();
         let (live, caches) = (self.live.clone(), self.caches.clone());
         let done: Done = Box::new(move |result| {
             // Unless it is certain that nothing happened, the old forms may be wrong.
@@ -190,6 +190,8 @@ impl Store {
                 rewritten.iter().for_each(|(room, number)| caches.forget_event(*room, *number));
             }
             if let Ok(committed) = &result {
+                // Who is woken by what follows finds them.
+                caches.keep_events(kept, committed.first);
                 live.apply_commit(partition, *committed, &entries, &sharers);
             }
             done(result);

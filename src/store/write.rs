@@ -1,6 +1,7 @@
 //! Batches in terms of rows.
 
 use bytes::Bytes;
+use hearth_core::Event;
 use hearth_ports::{Batch, Fill, FillIn, Key, LogItem, Partition, Put, Requirement, Table};
 use smallvec::SmallVec;
 
@@ -23,6 +24,8 @@ pub struct Write {
     entries: Vec<(PositionIndex, LogEntry)>,
     /// Events whose stored form this changes: caches forget them at commit.
     rewritten: Vec<(RoomNumber, EventNumber)>,
+    /// Live events that this stores: caches have them from the commit on.
+    kept: Vec<Kept>,
     /// Joined to runs when the batch is complete.
     auth_edges: Vec<(RoomNumber, AuthEdges)>,
 }
@@ -31,12 +34,24 @@ pub struct Write {
 pub(crate) struct Commitment {
     pub(crate) entries: Vec<(PositionIndex, LogEntry)>,
     pub(crate) rewritten: Vec<(RoomNumber, EventNumber)>,
+    pub(crate) kept: Vec<Kept>,
+}
+
+/// A live event as it is once its batch is committed, but for its position.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) room: RoomNumber,
+    pub(crate) number: EventNumber,
+    pub(crate) header: EventHeader,
+    pub(crate) event: Event,
+    pub(crate) position: PositionIndex,
 }
 
 impl Write {
     /// Nothing yet.
     pub fn new(partition: Partition) -> Self {
-        Self { batch: Batch::new(partition), entries: Vec::new(), rewritten: Vec::new(), auth_edges: Vec::new() }
+        let batch = Batch::new(partition);
+        Self { batch, entries: Vec::new(), rewritten: Vec::new(), kept: Vec::new(), auth_edges: Vec::new() }
     }
 
     /// Whose partition this is.
@@ -144,6 +159,19 @@ impl Write {
         self.rewritten.push((room, number));
     }
 
+    /// Readers will ask for this live event at once: when the batch that stores it is committed, they find it in memory.
+    /// `header` and `event` are what the batch stores.
+    pub fn keep_event(
+        &mut self,
+        room: RoomNumber,
+        number: EventNumber,
+        header: EventHeader,
+        event: Event,
+        position: PositionIndex,
+    ) {
+        self.kept.push(Kept { room, number, header, event, position });
+    }
+
     /// Adds a state event to the auth graph: `auths` are its auth events, all numbered before it.
     pub fn auth_edges(&mut self, room: RoomNumber, event: EventNumber, auths: &[EventNumber]) {
         self.auth_edges.push((room, AuthEdges::new(event, auths)));
@@ -154,12 +182,12 @@ impl Write {
         &self.entries
     }
 
-    /// The engine's batch, what the log is told, and the events that caches forget.
+    /// The engine's batch, what the log is told, and the events that caches forget and learn.
     pub(crate) fn into_parts(mut self) -> (Batch, Commitment) {
         for (key, run) in auth_runs(std::mem::take(&mut self.auth_edges)) {
             self.put(Table::St, key, &run);
         }
-        (self.batch, Commitment { entries: self.entries, rewritten: self.rewritten })
+        (self.batch, Commitment { entries: self.entries, rewritten: self.rewritten, kept: self.kept })
     }
 
     /// Takes over everything of `other`, its positions behind ours. Both must be of one partition.
@@ -176,6 +204,9 @@ impl Write {
         }));
         self.batch.log.extend(other.batch.log.into_iter().map(|item| LogItem { index: item.index + shift, ..item }));
         self.rewritten.extend(other.rewritten);
+        self.kept.extend(
+            other.kept.into_iter().map(|kept| Kept { position: PositionIndex(kept.position.0 + shift), ..kept }),
+        );
         self.auth_edges.extend(other.auth_edges);
         self.entries.extend(other.entries.into_iter().map(|(at, entry)| (PositionIndex(at.0 + shift), entry)));
     }

@@ -10,17 +10,17 @@ use serde::{
 };
 use serde_json::value::RawValue as RawJsonValue;
 
-use super::{Inner, StoredError};
+use super::{Cited, Inner, StoredError};
 use crate::{INTEGER_MAX, RoomVersion};
 
 #[derive(Deserialize)]
-struct Fields<'a> {
-    auth_events: References,
+struct Fields<'a, L> {
+    auth_events: L,
     #[serde(borrow)]
     content: &'a RawJsonValue,
     depth: Number,
     origin_server_ts: Number,
-    prev_events: References,
+    prev_events: L,
     #[serde(borrow, default)]
     redacts: Option<&'a RawJsonValue>,
     sender: OwnedUserId,
@@ -29,14 +29,32 @@ struct Fields<'a> {
     kind: Box<str>,
 }
 
-pub(super) fn parse(
+/// The events in a list, if they were read at all.
+pub(super) trait List {
+    fn into_ids(self) -> Option<Vec<OwnedEventId>>;
+}
+
+impl List for References {
+    fn into_ids(self) -> Option<Vec<OwnedEventId>> {
+        Some(self.0)
+    }
+}
+
+impl List for IgnoredAny {
+    fn into_ids(self) -> Option<Vec<OwnedEventId>> {
+        None
+    }
+}
+
+/// `L` says whether what the event cites is read now.
+pub(super) fn parse<L: List + for<'de> Deserialize<'de>>(
     version: RoomVersion,
     event_id: OwnedEventId,
     room_id: OwnedRoomId,
     json: Bytes,
 ) -> Result<Inner, StoredError> {
     let text = std::str::from_utf8(&json).map_err(|error| StoredError(error.to_string()))?;
-    let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| StoredError(error.to_string()))?;
+    let fields: Fields<'_, L> = serde_json::from_str(text).map_err(|error| StoredError(error.to_string()))?;
     let content = fields.content.get();
     // Distance between two addresses of one buffer: the raw value borrows from it.
     let content_from = content.as_ptr().addr() - text.as_ptr().addr();
@@ -46,6 +64,10 @@ pub(super) fn parse(
         // An id that is none redacts nothing.
         ("m.room.redaction", false) => fields.redacts.and_then(|raw| serde_json::from_str(raw.get()).ok()),
         _ => None,
+    };
+    let cited = match (fields.prev_events.into_ids(), fields.auth_events.into_ids()) {
+        (Some(prev_events), Some(auth_events)) => OnceLock::from(Cited { prev_events, auth_events }),
+        _ => OnceLock::new(),
     };
     Ok(Inner {
         version,
@@ -57,8 +79,7 @@ pub(super) fn parse(
         redacts,
         origin_server_ts: fields.origin_server_ts.0.min(INTEGER_MAX),
         depth: fields.depth.0,
-        prev_events: fields.prev_events.0,
-        auth_events: fields.auth_events.0,
+        cited,
         content_from,
         content_to,
         json,
@@ -66,6 +87,18 @@ pub(super) fn parse(
         rules_kind: OnceLock::new(),
         rules_content: OnceLock::new(),
     })
+}
+
+/// What an event cites; nothing if its bytes are damaged.
+pub(super) fn cited(text: &str) -> Cited {
+    #[derive(Deserialize)]
+    struct Lists {
+        auth_events: References,
+        prev_events: References,
+    }
+    let lists = serde_json::from_str(text)
+        .map(|Lists { auth_events, prev_events }| Cited { prev_events: prev_events.0, auth_events: auth_events.0 });
+    lists.unwrap_or_default()
 }
 
 fn redacts_of_content(content: &str) -> Option<OwnedEventId> {
@@ -106,7 +139,7 @@ impl<'de> Deserialize<'de> for Number {
 }
 
 /// Cited events: `[[id, {"sha256": …}], …]` in room versions 1 and 2, `[id, …]` since.
-struct References(Vec<OwnedEventId>);
+pub(super) struct References(Vec<OwnedEventId>);
 
 impl<'de> Deserialize<'de> for References {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -28,7 +28,7 @@ impl RoomCheck<'_> {
                     continue;
                 };
                 self.stored.insert(number.0);
-                match decode_event(identity, number, &row.value) {
+                match decode_event(identity, number, row.value.clone(), true) {
                     Ok(event) => events.push(event),
                     Err(error) => self.problem(format!("event {}: {error}", number.0)),
                 }

@@ -197,12 +197,35 @@ fn an_invite_is_signed_by_both_servers() {
 }
 
 #[test]
+fn an_event_from_a_store_is_the_one_that_was_stored() {
+    let ids = r#"[["$a:b",{"sha256":"x"}],["$c:d",{}]]"#;
+    for (version, ids) in [(RoomVersion::V1, ids), (RoomVersion::V12, r#"["$a:b","$c:d"]"#)] {
+        let text = format!(
+            r#"{{"auth_events":{ids},"content":{{"a":1}},"depth":3,"origin_server_ts":1,"prev_events":{ids},"sender":"@a:b","type":"t"}}"#
+        );
+        let (id, room) = (OwnedEventId::try_from("$e:f").unwrap(), room_id!("!r:f").to_owned());
+        let stored = Event::parse_stored(version, id.clone(), room.clone(), text.clone().into()).unwrap();
+        let read = Event::from_store(version, id, room, text.into()).unwrap();
+        assert_eq!(stored.auth_events(), ["$a:b", "$c:d"]);
+        assert_eq!((read.prev_events(), read.auth_events()), (stored.prev_events(), stored.auth_events()));
+        assert_eq!((read.kind(), read.sender(), read.depth()), ("t", stored.sender(), 3));
+        assert_eq!((read.content_json(), read.json()), (r#"{"a":1}"#, stored.json()));
+    }
+}
+
+#[test]
 fn damaged_storage_is_an_error_and_no_panic() {
     let event = made(&draft("m.room.message", &json!({ "body": "hi" })), RoomVersion::V12).unwrap();
     let (id, room) = (event.event_id().to_owned(), event.room_id().to_owned());
     for cut in 0..event.json().len() {
         let parsed = Event::parse_stored(RoomVersion::V12, id.clone(), room.clone(), event.json().slice(..cut));
         assert!(parsed.is_err(), "cut at {cut}");
+        let parsed = Event::from_store(RoomVersion::V12, id.clone(), room.clone(), event.json().slice(..cut));
+        assert!(parsed.is_err(), "cut at {cut}");
     }
+    let text = r#"{"auth_events":7,"content":{},"depth":1,"origin_server_ts":1,"prev_events":["$a"],"sender":"@a:b","type":"t"}"#;
+    assert!(Event::parse_stored(RoomVersion::V12, id.clone(), room.clone(), Bytes::from(text)).is_err());
+    let damaged = Event::from_store(RoomVersion::V12, id.clone(), room.clone(), Bytes::from(text)).unwrap();
+    assert!(damaged.auth_events().is_empty() && damaged.prev_events().is_empty());
     assert!(Event::parse_stored(RoomVersion::V12, id, room, Bytes::from_static(b"\xff")).is_err());
 }
