@@ -7,7 +7,7 @@ use hearth_store::{
 };
 use ruma::OwnedEventId;
 
-use super::{Group, PlaceError, Placing, Redacting, Verdict};
+use super::{Group, PlaceError, Placing, Redacting, Verdict, take_number};
 use crate::cache::RoomCache;
 
 impl Group<'_> {
@@ -19,11 +19,7 @@ impl Group<'_> {
         placing: Placing,
         order: Order,
     ) -> Result<EventNumber, PlaceError> {
-        let number = placing.number.unwrap_or_else(|| {
-            let next = cache.head.next_event;
-            cache.head.next_event = next.next();
-            next
-        });
+        let number = take_number(cache, &placing);
         let after = self.state_after(cache, &placing, number).await?;
         let is_accepted = placing.verdict == Verdict::Accepted;
         let is_shown = is_accepted && !matches!(placing.redacting, Redacting::Held(_));
@@ -33,7 +29,7 @@ impl Group<'_> {
             let row = TimelineRow { event: Some(number), state: after.version };
             self.write.put_bytes(Table::Tl, tables::timeline_key(cache.number, order), encode(&row));
         }
-        self.put(cache, number, header, &placing, None);
+        self.put(cache, number, &header, &placing, None);
         if is_accepted {
             self.redact(cache, number, &placing).await?;
         }
@@ -71,10 +67,21 @@ impl Group<'_> {
             self.write.delete(Table::Tl, tables::backward_key(room, &event_id));
         }
         self.write.delete(Table::Tl, tables::gap_key(room, from));
+        self.put_old_gap(cache, to.0, to.1, missing).await
+    }
+
+    /// There is a gap below this place, in front of this event: these events are missing there, if any.
+    pub(crate) async fn put_old_gap(
+        &mut self,
+        cache: &mut RoomCache,
+        order: Order,
+        cited_by: EventNumber,
+        missing: &[OwnedEventId],
+    ) -> Result<(), LoadError> {
         if missing.is_empty() {
             return Ok(());
         }
-        let (order, cited_by) = to;
+        let room = cache.number;
         let row = GapRow { missing: missing.iter().map(|id| id.as_str().to_owned()).collect() };
         self.write.put(Table::Tl, tables::gap_key(room, order), &row);
         for event_id in missing {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hearth_core::{Event, RawEvent, RoomVersion, cosign};
+use hearth_core::{Event, RawEvent, RoomVersion, auth, auth_types, cosign};
 use hearth_ports::{EventBytes, Handshake, JoinAnswer};
 use hearth_store::{RoomNumber, StoredEvent};
 use ruma::{EventId, RoomId, ServerName, UserId};
@@ -80,6 +80,7 @@ impl Rooms {
             false => bytes,
         };
         let signed = self.check_one_signed(version, bytes).await?;
+        self.check_present(room, signed.event()).await?;
         self.append_handshake(room, signed, Some(origin.to_owned()), true).await?;
         let stored = self.standing(room, event_id).await?;
         let stored = stored.ok_or_else(|| HandshakeError::Unavailable("an accepted event is not stored".to_owned()))?;
@@ -102,6 +103,20 @@ impl Rooms {
             return Err(HandshakeError::malformed("the event does not follow those of a template of this server"));
         }
         Ok(())
+    }
+
+    /// Asks the room's present state, before anything of the event is stored: events that are received are kept even where
+    /// they are refused, but nobody needs those that come by handshakes.
+    async fn check_present(&self, room: RoomNumber, event: &Event) -> Result<(), HandshakeError> {
+        let writer = &self.writer;
+        let active = writer.active(room);
+        let mut cache = active.cache.lock().await;
+        let cache = writer.load(&mut cache, room).await?;
+        let types = auth_types(event.version(), event.kind(), event.sender(), event.state_key(), event.content())?;
+        for (kind, state_key) in types.iter().map(|(kind, key)| (&**kind, &**key)).chain([("m.room.create", "")]) {
+            cache.entry(&writer.store, kind, state_key).await?;
+        }
+        Ok(auth::check_against(event, |kind, state_key| cache.known_event(kind, state_key))?)
     }
 
     /// Whether our signature is needed, because a user of ours is named who lets the other one in. That the other one

@@ -64,9 +64,26 @@ impl FailedFills {
 }
 
 /// What was fetched for a gap.
-struct Past {
+pub(super) struct Past {
     /// Oldest first; each behind its previous events, as far as they were fetched.
-    events: Vec<Arriving>,
+    pub(super) events: Vec<Arriving>,
+}
+
+/// Where in a gap events go.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// Just below its upper end: they lead up to those that are missing there.
+    Top {
+        /// The gap.
+        gap: Order,
+        /// What is missing there.
+        missing: &'a [OwnedEventId],
+    },
+    /// Somewhere: one event whose neighbours are not known.
+    Middle {
+        /// The gap.
+        gap: Order,
+    },
 }
 
 impl Rooms {
@@ -88,7 +105,7 @@ impl Rooms {
         let missing: Vec<OwnedEventId> =
             row.missing.into_iter().filter_map(|id| OwnedEventId::try_from(id).ok()).collect();
         let filled = match self.fetch_past(room, room_id, &missing).await? {
-            Some(past) => self.store_past(room, gap, &missing, &past).await?,
+            Some(past) => self.store_past(room, Target::Top { gap, missing: &missing }, &past).await?,
             None => 0,
         };
         if filled == 0 {
@@ -170,7 +187,7 @@ impl Rooms {
     }
 
     /// Which of these events are here and have their place in the room's graph.
-    async fn are_placed(&self, room: RoomNumber, ids: &[OwnedEventId]) -> Result<Vec<bool>, LoadError> {
+    pub(super) async fn are_placed(&self, room: RoomNumber, ids: &[OwnedEventId]) -> Result<Vec<bool>, LoadError> {
         let store = &self.writer.store;
         let numbers = store.event_numbers(room, ids).await?;
         let stored: Vec<EventNumber> = numbers.iter().copied().flatten().collect();
@@ -186,7 +203,7 @@ impl Rooms {
     }
 
     /// Stores what authorises the events and is neither here nor among them.
-    async fn fetch_auth(
+    pub(super) async fn fetch_auth(
         &self,
         room: RoomNumber,
         room_id: &RoomId,
@@ -210,7 +227,7 @@ impl Rooms {
     }
 
     /// Where each event stands: behind its previous events, or at a state that the server names.
-    async fn with_states(
+    pub(super) async fn with_states(
         &self,
         room: RoomNumber,
         room_id: &RoomId,
@@ -322,14 +339,8 @@ impl Rooms {
         Ok(())
     }
 
-    /// Puts what was fetched into the gap, in one batch.
-    async fn store_past(
-        &self,
-        room: RoomNumber,
-        gap: Order,
-        missing: &[OwnedEventId],
-        past: &Past,
-    ) -> Result<usize, SendError> {
+    /// Puts what was fetched into a gap, in one batch.
+    pub(super) async fn store_past(&self, room: RoomNumber, into: Target<'_>, past: &Past) -> Result<usize, SendError> {
         let writer = &self.writer;
         let users: Vec<_> = past.events.iter().filter_map(|arriving| member_in(&arriving.event)).collect();
         writer.store.ensure_user_numbers(&users).await?;
@@ -338,7 +349,11 @@ impl Rooms {
             let mut slot = active.cache.lock().await;
             let cache = writer.load(&mut slot, room).await?;
             let mut group = Group::new(writer, cache);
-            let filled = match self.place_past(cache, &mut group, (gap, missing), past).await {
+            let placed = match into {
+                Target::Top { gap, missing } => self.place_past(cache, &mut group, (gap, missing), past).await,
+                Target::Middle { gap } => self.place_apart(cache, &mut group, gap, past).await,
+            };
+            let filled = match placed {
                 Ok(filled) => filled,
                 Err(error) => {
                     *slot = None;
@@ -370,11 +385,13 @@ impl Rooms {
         past: &Past,
     ) -> Result<usize, PlaceError> {
         let store = &self.writer.store;
-        let count = u32::try_from(past.events.len()).unwrap_or(u32::MAX);
-        let Some(lowest) = gap.within.checked_sub(count) else { return Ok(0) };
+        // Only so many places are free: something may stand in the middle of the gap already.
+        let free = usize::try_from(gap.within - self.floor(cache.number, gap).await? - 1).unwrap_or(usize::MAX);
+        let newest = &past.events[past.events.len().saturating_sub(free)..];
+        let lowest = gap.within - u32::try_from(newest.len()).expect("no more than fit below the gap");
         let mut placed: HashMap<OwnedEventId, EventNumber> = HashMap::new();
         let mut oldest = None;
-        for (arriving, within) in past.events.iter().zip(lowest..) {
+        for (arriving, within) in newest.iter().zip(lowest..) {
             let order = Order { position: gap.position, within };
             let Some((number, is_shown)) = self.place_old(cache, group, arriving, order).await? else { continue };
             if is_shown && oldest.is_none() {
@@ -406,6 +423,37 @@ impl Rooms {
             group.move_gap(cache, gap, to, &still).await?;
         }
         Ok(placed.len())
+    }
+
+    /// Puts events into the middle of a gap: it is then two.
+    async fn place_apart(
+        &self,
+        cache: &mut RoomCache,
+        group: &mut Group<'_>,
+        gap: Order,
+        past: &Past,
+    ) -> Result<usize, PlaceError> {
+        let floor = self.floor(cache.number, gap).await?;
+        let within = floor + (gap.within - floor) / 2;
+        let Some(arriving) = past.events.first().filter(|_| within > floor && within < gap.within) else {
+            return Ok(0);
+        };
+        let order = Order { position: gap.position, within };
+        let Some((number, _)) = self.place_old(cache, group, arriving, order).await? else { return Ok(0) };
+        let prevs = arriving.event.prev_events();
+        let are_placed = self.are_placed(cache.number, prevs).await?;
+        let missing: Vec<OwnedEventId> =
+            prevs.iter().zip(are_placed).filter(|(_, is)| !is).map(|(id, _)| id.clone()).collect();
+        group.put_old_gap(cache, order, number, &missing).await?;
+        Ok(1)
+    }
+
+    /// The highest place below a gap that is taken, of those that have the gap's position; 0 if none is, which is never
+    /// given out.
+    async fn floor(&self, room: RoomNumber, gap: Order) -> Result<u32, LoadError> {
+        let from = Order { position: gap.position, within: 0 };
+        let rows = self.writer.store.timeline(room, from..gap, 1, true).await?;
+        Ok(rows.first().map_or(0, |(order, _)| order.within))
     }
 
     /// Decides about an event of the past and adds it to the batch; `None`: it cannot be decided. Returns its number, and

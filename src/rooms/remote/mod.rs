@@ -10,6 +10,7 @@ mod invite;
 mod join;
 mod leave;
 mod load;
+mod near;
 mod order;
 mod outside;
 mod rescind;

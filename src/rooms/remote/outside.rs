@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{SendError, handshake::PREVIEW_KINDS, rooms::Rooms};
 
 /// Events of stripped state that are looked at: some more than a server has reason to send.
-pub(crate) const PREVIEW_EVENTS_MAX: usize = 30;
+pub(crate) const PREVIEW_EVENTS_MAX: usize = 50;
 
 /// How often a row is written again when somebody names the same room meanwhile.
 const WRITE_ATTEMPTS_MAX: usize = 4;
@@ -109,14 +109,14 @@ pub(crate) fn stripped_of(
     let full = preview_events(version, room_id, given);
     let has_create = full.iter().any(Event::is_create);
     let is_old = !version.has_hashed_room_id();
-    if !is_old && (!has_create || full.len() != given.len()) {
+    if !is_old && (!has_create || full.len() != given.len().min(PREVIEW_EVENTS_MAX)) {
         return Err(BadPreview("the state given along must be full events of the room, the create event among them"));
     }
     let texts: Vec<(String, String)> = if has_create && full.len() == given.len().min(PREVIEW_EVENTS_MAX) {
         let text = |event: &Event| String::from_utf8_lossy(&stripped_json(event)).into_owned();
         full.iter().map(|event| (event.kind().to_owned(), text(event))).collect()
     } else {
-        given.iter().take(PREVIEW_EVENTS_MAX).filter_map(|bytes| legacy(bytes)).collect()
+        given.iter().take(PREVIEW_EVENTS_MAX).filter_map(legacy).collect()
     };
     Ok(fitting(texts))
 }

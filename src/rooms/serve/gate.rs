@@ -28,7 +28,10 @@ const MEMBER_KEYS_MAX: usize = 256;
 const MEMBERS_AT_ONCE: usize = 64;
 
 /// The state keys of one server's users' memberships, by room and server, complete up to the first number.
-pub(crate) struct MemberKeys(Cache<(RoomNumber, OwnedServerName), (StateKeyNumber, Arc<[StateKeyNumber]>)>);
+pub(crate) struct MemberKeys(Cache<(RoomNumber, OwnedServerName), KeysOfServer>);
+
+/// State keys, and up to which number they are all there.
+type KeysOfServer = (StateKeyNumber, Arc<[StateKeyNumber]>);
 
 impl MemberKeys {
     pub(super) fn new() -> Self {

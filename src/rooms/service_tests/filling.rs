@@ -128,6 +128,8 @@ async fn who_comes_back_sees_what_was_said_meanwhile_below_the_return() {
     a.say(&room_id, "alice", "early").await.unwrap();
     b.join(&room_id, "bob", &[&a]).await.unwrap();
     while fill(&b, &room_id).await > 0 {}
+    a.world.clock.advance_ms(1_000);
+    b.world.clock.advance_ms(1_000);
     let left = b.own(&room_id, "bob", MemberAction::Leave, &[]).await.unwrap();
     let leave = b.event(&room_id, &left).await;
     a.world.rooms.accept_leave(&b.name, &room_id, &left, leave.json().clone()).await.unwrap();
@@ -153,4 +155,34 @@ async fn history_that_may_not_be_seen_comes_as_its_shape() {
     assert!(!stored.event.content_json().contains("secret"));
     assert!(stored.accepted() && !stored.header.flags.has(EventFlags::OUTLIER));
     b.world.check().await;
+}
+
+#[tokio::test]
+async fn an_event_in_the_middle_of_a_gap_is_fetched_and_the_rest_fills_up_around_it() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    let mut said = Vec::new();
+    for nth in 0..120 {
+        a.world.clock.advance_ms(1_000);
+        said.push(a.say(&room_id, "alice", &nth.to_string()).await.unwrap());
+    }
+    b.world.clock.advance_ms(200_000);
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    let middle = a.event(&room_id, &said[40]).await.origin_server_ts();
+    let now = b.world.clock.as_ref();
+    let now_ms = hearth_ports::Clock::now_ms(now);
+    let found = b.world.rooms.fetch_near(&room_id, middle + 10, true, None).await.unwrap();
+    assert_eq!(found, Some((said[40].clone(), middle)));
+    assert_eq!(b.world.rooms.fetch_near(&room_id, now_ms, true, Some(now_ms)).await.unwrap(), None, "nothing nearer");
+    assert_eq!(timeline(&b, &room_id).await.len(), 2);
+    b.world.check().await;
+    // From the top down to it, and from it down to the beginning.
+    let mut rounds = 0;
+    while fill(&b, &room_id).await > 0 {
+        b.world.check().await;
+        rounds += 1;
+    }
+    assert_eq!(gap(&b, &room_id).await, None);
+    assert_eq!(timeline(&b, &room_id).await, timeline(&a, &room_id).await);
+    assert!(rounds <= 4, "{rounds}");
 }

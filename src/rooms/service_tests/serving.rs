@@ -41,8 +41,10 @@ async fn story(a: &Town, b: &Town, visibility: &str) -> Story {
     Story { room_id, before, during, after, leave }
 }
 
-/// Bob leaves, and a is told.
+/// Bob leaves, and a is told. Time has passed since he came, or else it would be open which of the two came last.
 async fn leave(a: &Town, b: &Town, room_id: &OwnedRoomId) -> OwnedEventId {
+    a.world.clock.advance_ms(1_000);
+    b.world.clock.advance_ms(1_000);
     let left = b.own(room_id, "bob", MemberAction::Leave, &[]).await.unwrap();
     let event = b.event(room_id, &left).await;
     a.world.rooms.accept_leave(&b.name, room_id, &left, event.json().clone()).await.unwrap();

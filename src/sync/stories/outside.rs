@@ -4,7 +4,7 @@ use hearth_store::{
     RoomNumber, Write,
     tables::{Membership, OutsideRow, outside_key, put_outside},
 };
-use ruma::{RoomId, owned_room_id};
+use ruma::owned_room_id;
 use serde_json::{Value, json};
 
 use super::world::{Person, World};
@@ -34,7 +34,7 @@ async fn tell(world: &World, person: &Person, row: &OutsideRow) -> RoomNumber {
     let user = world.store.user_number(&person.reader.user_id).await.unwrap().unwrap();
     let mut write = Write::new(room.partition());
     if !is_named {
-        write.name_room(room, <&RoomId>::from(&*room_id));
+        write.name_room(room, &room_id);
     }
     put_outside(&mut write, user, room, row);
     world.store.commit(write).await.unwrap();
