@@ -7,6 +7,7 @@
 //! [`auth`] (what may happen) and [`state`] (what is in force).
 
 pub mod auth;
+pub mod catchup;
 pub mod draft;
 pub mod event;
 pub mod format;

@@ -199,22 +199,20 @@ impl<'a> Group<'a> {
 
     /// Adds an event at its place in the room's graph. An error spoils batch and cache.
     pub(crate) async fn place(&mut self, cache: &mut RoomCache, placing: Placing) -> Result<EventNumber, PlaceError> {
-        let number = placing.number.unwrap_or_else(|| {
-            let next = cache.head.next_event;
-            cache.head.next_event = next.next();
-            next
-        });
+        let number = take_number(cache, &placing);
         let after = self.state_after(cache, &placing, number).await?;
         let is_accepted = placing.verdict == Verdict::Accepted;
+        let is_shown = is_accepted && !matches!(placing.redacting, Redacting::Held(_));
+        let header = self.header(&placing, &after, is_shown);
+        // Resolving the states that now meet may ask for it.
+        self.note(number, &header, &placing, None);
         let current = match is_accepted {
             true => self.advance(cache, &placing, number, after.version).await?,
             false => cache.head.state,
         };
-        let is_shown = is_accepted && !matches!(placing.redacting, Redacting::Held(_));
         let is_news = is_shown || current != cache.head.state;
         let position = is_news.then(|| self.write.position());
-        let header = self.header(&placing, &after, is_shown);
-        self.put(cache, number, header, &placing, position.filter(|_| is_shown));
+        self.put(cache, number, &header, &placing, position.filter(|_| is_shown));
         if let Some(position) = position {
             let row = TimelineRow { event: is_shown.then_some(number), state: current };
             self.put_timeline(cache, row, position);
@@ -239,6 +237,7 @@ impl<'a> Group<'a> {
         auths: Vec<EventNumber>,
         origin: Option<&OwnedServerName>,
     ) -> EventNumber {
+        cache.is_ahead = true;
         let number = cache.head.next_event;
         cache.head.next_event = number.next();
         let placing = Placing {
@@ -258,7 +257,7 @@ impl<'a> Group<'a> {
         let after = StateAfter { version: StateVersion::UNKNOWN, replaces: None, pair: None };
         let mut header = self.header(&placing, &after, false);
         header.flags = header.flags.with(EventFlags::OUTLIER);
-        self.put(cache, number, header, &placing, None);
+        self.put(cache, number, &header, &placing, None);
         number
     }
 
@@ -317,29 +316,47 @@ impl<'a> Group<'a> {
         &mut self,
         cache: &RoomCache,
         number: EventNumber,
-        header: EventHeader,
+        header: &EventHeader,
         placing: &Placing,
         position: Option<PositionIndex>,
     ) {
-        let event = placing.event.clone();
+        let json = placing.event.json();
         if placing.number.is_some() {
-            self.write.place_event(cache.number, number, &header, event.json(), position);
+            self.write.place_event(cache.number, number, header, json, position);
         } else {
-            tables::put_event(&mut self.write, cache.number, number, &header, event.json(), position);
-            if event.is_state() {
+            tables::put_event(&mut self.write, cache.number, number, header, json, position);
+            if placing.event.is_state() {
                 self.write.auth_edges(cache.number, number, &placing.auths);
-                self.edges.insert(number, placing.auths.clone());
             }
         }
-        self.last_event_id = Some(event.event_id().to_owned());
+        self.last_event_id = Some(placing.event.event_id().to_owned());
+        self.note(number, header, placing, position);
+    }
+
+    /// Makes the event known to what follows in this batch.
+    fn note(&mut self, number: EventNumber, header: &EventHeader, placing: &Placing, position: Option<PositionIndex>) {
+        let event = placing.event.clone();
+        if placing.number.is_none() && event.is_state() {
+            self.edges.insert(number, placing.auths.clone());
+        }
         self.by_id.insert(event.event_id().to_owned(), number);
-        self.events.insert(number, InBatch { header, event, position });
+        self.events.insert(number, InBatch { header: header.clone(), event, position });
     }
 
     fn put_timeline(&mut self, cache: &RoomCache, row: TimelineRow, position: PositionIndex) {
         let key = tables::timeline_key(cache.number, Order { position: 0, within: u32::MAX });
         self.write.put_filled(Table::Tl, key, encode(&row), Some((TIMELINE_POSITION_OFFSET, position)), &[]);
     }
+}
+
+/// The number of an event, its own if it has one.
+fn take_number(cache: &mut RoomCache, placing: &Placing) -> EventNumber {
+    cache.is_ahead = true;
+    placing.number.unwrap_or_else(|| {
+        let next = cache.head.next_event;
+        cache.head.next_event = next.next();
+        next
+    })
 }
 
 /// The state after an event.

@@ -62,6 +62,8 @@ pub(crate) struct RoomCache {
     entries: HashMap<Box<str>, HashMap<Box<str>, Entry>>,
     entries_count: usize,
     awaiting: Option<Awaiting>,
+    /// It has what a batch was to bring that is not committed: whoever built it went away, or failed.
+    pub(crate) is_ahead: bool,
     /// The room is being created: what is not among the entries does not exist.
     is_complete: bool,
 }
@@ -91,6 +93,7 @@ impl RoomCache {
             entries: HashMap::new(),
             entries_count: 0,
             awaiting: None,
+            is_ahead: false,
             is_complete: true,
         }
     }
@@ -175,6 +178,7 @@ impl RoomCache {
     /// the batch made one.
     pub(crate) fn committed(&mut self, head_bytes: Bytes, position: Option<u64>) {
         self.head_bytes = Some(head_bytes);
+        self.is_ahead = false;
         self.head.position = position.unwrap_or(self.head.position);
         self.is_complete = false;
         if self.entries_count > ENTRIES_MAX {

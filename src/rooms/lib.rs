@@ -35,7 +35,7 @@ pub use handshake::{HandshakeError, Invitation};
 pub use hierarchy::{HierarchyPage, HierarchyQuery, HierarchyRoom, ServerHierarchy};
 pub use member::MemberAction;
 pub use members::ForgetError;
-pub use receive::ReceiveError;
+pub use receive::{ReceiveError, Received};
 pub use reports::ReportError;
 pub use rooms::{MemberChange, Message, Redaction, Rooms, RoomsSettings, StateChange, TransactionId};
 pub use serve::ServeError;

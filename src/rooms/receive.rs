@@ -1,17 +1,35 @@
 //! Events of other servers: checked, completed with what they rest on, put into their rooms.
 //! [Checks performed on receipt of a PDU](https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu).
 
-use hearth_core::{FormatError, Reason, SignatureError};
-use hearth_store::{CommitError, LoadError};
+use std::collections::HashMap;
 
-use crate::append::PlaceError;
+use hearth_core::{FormatError, Reason, RoomVersion, SignatureError};
+use hearth_ports::EventBytes;
+use hearth_store::{CommitError, LoadError, RoomNumber};
+use ruma::{OwnedEventId, RoomId, ServerName};
+
+use crate::{append::PlaceError, rooms::Rooms};
 
 mod acl;
 mod check;
+mod fetch;
 mod place;
 
 pub(crate) use check::Cpu;
-pub(crate) use place::{Arriving, Before, Outcome, Place, check_cited};
+pub(crate) use fetch::Fetches;
+pub(crate) use hearth_core::catchup::Place;
+pub(crate) use place::{Arriving, Before, Outcome, check_cited};
+
+use fetch::Source;
+
+/// What became of an event that another server sent.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// Its id; `None`: it has none that could be known.
+    pub event_id: Option<OwnedEventId>,
+    /// Whether it was taken, now or before. One that soft-fails was.
+    pub result: Result<(), ReceiveError>,
+}
 
 /// Why an event of another server was not taken.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -58,4 +76,101 @@ impl From<CommitError> for ReceiveError {
     fn from(error: CommitError) -> Self {
         Self::Unavailable(error.to_string())
     }
+}
+
+impl Rooms {
+    /// Takes events of one room out of a transaction: checks them, fetches what they rest on, puts them into the room.
+    /// One result each, in order; one bad event spoils only itself. Dropping the future loses nothing that was taken.
+    pub async fn receive(&self, origin: &ServerName, room_id: &RoomId, events: Vec<EventBytes>) -> Vec<Received> {
+        let (room, version) = match self.place_for(room_id).await {
+            Ok(place) => place,
+            Err(ReceiveError::NotInRoom) => return self.receive_outside(origin, room_id, events).await,
+            Err(error) => return refuse_all(events.len(), &error),
+        };
+        let parsed = self.writer.parse(version, events).await;
+        let mut results: Vec<Received> = parsed
+            .iter()
+            .map(|raw| match raw {
+                Ok(raw) if raw.room_id() == room_id => {
+                    Received { event_id: Some(raw.event_id().to_owned()), result: Ok(()) }
+                }
+                Ok(raw) => {
+                    let result = Err(ReceiveError::Malformed(FormatError::Field("room_id")));
+                    Received { event_id: Some(raw.event_id().to_owned()), result }
+                }
+                Err(error) => Received { event_id: None, result: Err(error.clone()) },
+            })
+            .collect();
+        if let Err(error) = self.may_bring(origin, room_id, room).await {
+            results.iter_mut().for_each(|received| received.result = Err(error.clone()));
+            return results;
+        }
+        let source = Source { writer: &self.writer, room, room_id, version, origin };
+        let here = parsed.into_iter().zip(&results).filter(|(_, received)| received.result.is_ok());
+        let new = match source.unknown(here.map(|(raw, _)| raw).collect()).await {
+            Ok(new) => new,
+            Err(error) => return refuse_all(results.len(), &error),
+        };
+        let (ids, raws): (Vec<OwnedEventId>, Vec<_>) = new.into_iter().unzip();
+        let mut failed: HashMap<OwnedEventId, ReceiveError> = HashMap::new();
+        let mut signed = Vec::with_capacity(ids.len());
+        for (id, checked) in ids.iter().zip(self.writer.verify(raws.into_iter().map(Ok).collect()).await) {
+            match checked {
+                Ok(event) => signed.push(event),
+                Err(error) => drop(failed.insert(id.clone(), error)),
+            }
+        }
+        match source.take(signed).await {
+            Ok(outcomes) => failed.extend(outcomes.into_iter().filter_map(|(id, outcome)| {
+                let error = match outcome {
+                    Ok(Outcome::Accepted | Outcome::SoftFailed) => return None,
+                    Ok(Outcome::Rejected(reason)) => ReceiveError::Rejected(reason),
+                    Err(error) => error,
+                };
+                Some((id, error))
+            })),
+            Err(error) => failed.extend(ids.into_iter().map(|id| (id, error.clone()))),
+        }
+        for received in &mut results {
+            let error = received.event_id.as_ref().and_then(|id| failed.get(id));
+            if let (Ok(()), Some(error)) = (&received.result, error) {
+                tracing::info!(event_id = ?received.event_id, %origin, %error, "event not taken");
+                received.result = Err(error.clone());
+            }
+        }
+        results
+    }
+
+    /// The number and version of a room that may take events.
+    async fn place_for(&self, room_id: &RoomId) -> Result<(RoomNumber, RoomVersion), ReceiveError> {
+        let store = &self.writer.store;
+        let room = store.room_number(room_id).await?.ok_or(ReceiveError::NotInRoom)?;
+        let identity = store.room_identity(room).await?.ok_or(ReceiveError::NotInRoom)?;
+        if store.joined_from(room, &self.writer.server_name).await? == 0 {
+            return Err(ReceiveError::NotInRoom);
+        }
+        Ok((room, identity.version))
+    }
+
+    /// Whether this server takes events of the room, and from this server.
+    async fn may_bring(&self, origin: &ServerName, room_id: &RoomId, room: RoomNumber) -> Result<(), ReceiveError> {
+        let store = &self.writer.store;
+        let head = store.head(room).await?.filter(|head| !head.loading && !head.purged);
+        let head = head.ok_or(ReceiveError::NotInRoom)?;
+        if store.joined_from(room, &self.writer.server_name).await? == 0 {
+            return Err(ReceiveError::NotInRoom);
+        }
+        if head.blocked {
+            return Err(ReceiveError::Denied("the room is blocked on this server"));
+        }
+        match self.acl_allows(room_id, origin).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ReceiveError::Denied("the room's access list denies the server")),
+            Err(error) => Err(ReceiveError::Unavailable(error.to_string())),
+        }
+    }
+}
+
+fn refuse_all(count: usize, error: &ReceiveError) -> Vec<Received> {
+    (0..count).map(|_| Received { event_id: None, result: Err(error.clone()) }).collect()
 }

@@ -87,6 +87,7 @@ impl Group<'_> {
         // The oldest version is the one most likely to be there still.
         let result = self.states.apply_or_find(versions[0], &changes, new).await?;
         if result == new {
+            cache.is_ahead = true;
             cache.head.next_state = new.next();
         }
         self.resolved.insert(versions, result);

@@ -15,6 +15,7 @@ use crate::{
 
 mod creating;
 mod directory;
+pub(crate) mod elsewhere;
 mod filling;
 mod joining;
 mod memberships;

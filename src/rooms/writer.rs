@@ -22,7 +22,7 @@ use crate::{
     append::Group,
     cache::RoomCache,
     error::SendError,
-    receive::Cpu,
+    receive::{Cpu, Fetches},
     request::{Decision, Request},
     resolve::Results,
 };
@@ -63,6 +63,8 @@ pub(crate) struct Writer {
     pub(crate) cpu: Cpu,
     /// What states were resolved into.
     pub(crate) results: Results,
+    /// What is being fetched for others' events.
+    pub(crate) fetches: Fetches,
     active: Cache<RoomNumber, Arc<ActiveRoom>>,
 }
 
@@ -116,6 +118,7 @@ impl Writer {
             last_creation_ms: AtomicU64::new(0),
             cpu: Cpu::new(),
             results: Results::new(),
+            fetches: Fetches::new(),
             active,
         }
     }
@@ -183,7 +186,8 @@ impl Writer {
         cache: &'a mut Option<RoomCache>,
         room: RoomNumber,
     ) -> Result<&'a mut RoomCache, SendError> {
-        if cache.is_none() {
+        if cache.as_ref().is_none_or(|cache| cache.is_ahead) {
+            *cache = None;
             *cache = RoomCache::load(&self.store, room).await?;
         }
         cache.as_mut().ok_or(SendError::UnknownRoom)

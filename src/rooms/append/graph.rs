@@ -85,6 +85,7 @@ impl Group<'_> {
         if let Some(number) = self.known_state_key(cache, kind, state_key).await? {
             return Ok(number);
         }
+        cache.is_ahead = true;
         let number = cache.head.next_state_key;
         cache.head.next_state_key = number.next();
         self.put_pair(cache, number, kind, state_key);

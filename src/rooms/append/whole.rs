@@ -38,6 +38,7 @@ impl Group<'_> {
         let new = cache.head.next_state;
         let version = self.states.apply_or_find(cache.head.state, &changes, new).await?;
         if version == new {
+            cache.is_ahead = true;
             cache.head.next_state = new.next();
         }
         Ok(version)

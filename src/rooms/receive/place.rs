@@ -1,9 +1,9 @@
 //! Putting events of other servers into their room: authorised three times, as many as possible in one batch.
 //! [Checks performed on receipt of a PDU](https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu).
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
-use hearth_core::{Event, Reason, SignedEvent, auth, auth_types};
+use hearth_core::{Event, Reason, SignedEvent, auth, auth_types, catchup::Place};
 use hearth_store::{CommitError, EventNumber, RoomNumber, StateVersion, tables::EventFlags};
 use ruma::{EventId, OwnedEventId, OwnedServerName};
 
@@ -24,17 +24,6 @@ pub(crate) struct Arriving {
     pub(crate) origin: Option<OwnedServerName>,
     /// It is accepted through us: we send it on to the room's other servers.
     pub(crate) relay: bool,
-}
-
-/// Where in the room's graph an event stands.
-#[derive(Clone, Debug)]
-pub(crate) enum Place {
-    /// It is not known: the event is stored because others cite it.
-    Outlier,
-    /// Behind its previous events, all of which have their places.
-    AfterPrevs,
-    /// Some of its previous events are missing: this is the state before it, as another server has it.
-    AtState(Arc<Vec<OwnedEventId>>),
 }
 
 /// What became of an event; it is stored.

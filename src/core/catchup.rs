@@ -1,0 +1,537 @@
+//! What must be fetched before events of another server can be put into their room.
+//!
+//! A state machine without a network: whoever drives it asks [`Catchup::poll`] what to do next, does it, and tells the
+//! answer. What is complete comes out first, whatever others wait for; what cannot be completed is given up and spoils
+//! nothing else. Everything is bounded: what another server sends can cost only so much.
+//! [Backfilling and retrieving missing events](https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use ruma::{EventId, OwnedEventId};
+
+use crate::SignedEvent;
+
+/// How often events between what is known and what came are asked for. A server that was away for longer continues
+/// behind a gap.
+const ROUNDS_MAX: usize = 4;
+
+/// Events that are asked for in the first round; half as many again of each round in the next ones.
+const MISSING_MIN: usize = 10;
+
+/// Events that are asked for in one round at most.
+const MISSING_MAX: usize = 20;
+
+/// Events to be placed at once: 50 of a transaction, and those between them and what is known.
+const WANTED_MAX: usize = 150;
+
+/// States that are asked for: each is an answer of megabytes in a large room.
+const STATES_MAX: usize = 3;
+
+/// Events whose auth chains are asked for.
+const CHAINS_MAX: usize = 20;
+
+/// The events of a state, and those that they rest on.
+const STATE_IDS_MAX: usize = 200_000;
+
+/// What is kept of events that others rest on, in bytes. A room's members come to about 1 kB each.
+const REST_BYTES_MAX: usize = 32 << 20;
+
+/// Ids that are looked up at once.
+const LOOKED_UP_MAX: usize = 5_000;
+
+/// How an event is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// Not at all.
+    Absent,
+    /// Others cite it, but its place in the room is not known.
+    Outlier,
+    /// With its place, and the state after it.
+    Placed,
+}
+
+/// Where in the room's graph an event stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It is not known: the event is stored because others cite it.
+    Outlier,
+    /// Behind its previous events, all of which have their places.
+    AfterPrevs,
+    /// Some of its previous events are missing: this is the state before it, as another server has it.
+    AtState(Arc<Vec<OwnedEventId>>),
+}
+
+/// An event that can be put into its room now.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The event.
+    pub event: SignedEvent,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// What is to be done next.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Say how these events are stored: [`Catchup::looked_up`].
+    LookUp {
+        /// The events.
+        ids: Vec<OwnedEventId>,
+        /// Whether it matters if they have their places: else [`Stored::Outlier`] will do for all that are stored.
+        exact: bool,
+    },
+    /// Put these into the room, in this order. Nothing is to be told back: what fails to be stored fails again where
+    /// something else rests on it.
+    Place(Vec<Planned>),
+    /// Ask for events before these, at most so many: [`Catchup::missing`].
+    FetchMissing {
+        /// Where to walk back from.
+        latest: Vec<OwnedEventId>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Ask for the auth chain of this event: [`Catchup::rest`].
+    FetchAuth(OwnedEventId),
+    /// Ask for the ids of the state before this event and of its auth chain: [`Catchup::state`].
+    FetchState(OwnedEventId),
+    /// Ask for these events, which are part of the state before `at`, or of its auth chain: [`Catchup::rest`].
+    FetchEvents {
+        /// The event before which the state is.
+        at: OwnedEventId,
+        /// The events.
+        ids: Vec<OwnedEventId>,
+    },
+    /// Nothing: all is placed or given up.
+    Done,
+}
+
+/// Events on their way into one room, and what is known of what they rest on.
+#[derive(Debug, Default)]
+pub struct Catchup {
+    stored: HashMap<OwnedEventId, Stored>,
+    /// Events to be placed.
+    wanted: HashMap<OwnedEventId, Wanted>,
+    /// Events that others may rest on.
+    rest: HashMap<OwnedEventId, Rest>,
+    rest_bytes: usize,
+    /// Given up, and why.
+    failed: BTreeMap<OwnedEventId, &'static str>,
+    rounds: usize,
+    states: usize,
+    chains: HashSet<OwnedEventId>,
+    arrived: usize,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    event: SignedEvent,
+    arrived: usize,
+    state: State,
+}
+
+#[derive(Debug)]
+struct Rest {
+    event: SignedEvent,
+    arrived: usize,
+}
+
+/// What is known of the state before an event whose previous events are missing.
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    NotAsked,
+    /// It was asked for; or it came, and could not be used.
+    Unavailable,
+    /// The ids of the state, and all that must be here before it can be used.
+    Ids { state: Arc<Vec<OwnedEventId>>, all: Vec<OwnedEventId>, is_fetched: bool },
+}
+
+impl Catchup {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds events to be placed; all must be of one room. Those above the bound are given up.
+    pub fn add(&mut self, events: impl IntoIterator<Item = SignedEvent>) {
+        for event in events {
+            let id = event.event().event_id();
+            if self.wanted.contains_key(id) || self.failed.contains_key(id) {
+                continue;
+            }
+            if self.stored.get(id).is_some_and(|stored| *stored == Stored::Placed) {
+                continue;
+            }
+            let id = id.to_owned();
+            if self.wanted.len() >= WANTED_MAX {
+                self.failed.insert(id, "too many events at once");
+                continue;
+            }
+            // What was fetched for others to rest on gets a place of its own.
+            self.rest.remove(&id);
+            let arrived = self.arrive();
+            self.wanted.insert(id, Wanted { event, arrived, state: State::NotAsked });
+        }
+    }
+
+    /// How events are stored: the answer to [`Step::LookUp`].
+    pub fn looked_up(&mut self, found: impl IntoIterator<Item = (OwnedEventId, Stored)>) {
+        self.stored.extend(found);
+    }
+
+    /// The answer to [`Step::FetchMissing`], perhaps none.
+    pub fn missing(&mut self, events: Vec<SignedEvent>) {
+        let known = self.wanted.len();
+        self.add(events);
+        if self.wanted.len() == known {
+            // Who has nothing more to say is not asked again.
+            self.rounds = ROUNDS_MAX;
+        }
+    }
+
+    /// The answer to [`Step::FetchAuth`] and to [`Step::FetchEvents`], perhaps none.
+    pub fn rest(&mut self, events: Vec<SignedEvent>) {
+        for event in events {
+            let (id, bytes) = (event.event().event_id().to_owned(), event.event().json().len());
+            let is_known = self.wanted.contains_key(&id) || self.rest.contains_key(&id);
+            let is_stored = self.stored.get(&id).is_some_and(|stored| *stored != Stored::Absent);
+            if is_known || is_stored || self.rest_bytes + bytes > REST_BYTES_MAX {
+                continue;
+            }
+            self.rest_bytes += bytes;
+            let arrived = self.arrive();
+            self.rest.insert(id, Rest { event, arrived });
+        }
+    }
+
+    /// The answer to [`Step::FetchState`]: the ids of the state and of its auth chain, or that it is not to be had.
+    pub fn state(&mut self, at: &EventId, answer: Option<(Vec<OwnedEventId>, Vec<OwnedEventId>)>) {
+        let Some(wanted) = self.wanted.get_mut(at) else { return };
+        let answer = answer.filter(|(state, chain)| state.len() + chain.len() <= STATE_IDS_MAX);
+        wanted.state = match answer {
+            Some((state, chain)) if !state.is_empty() => {
+                let all: BTreeSet<OwnedEventId> = state.iter().chain(&chain).cloned().collect();
+                State::Ids { state: Arc::new(state), all: all.into_iter().collect(), is_fetched: false }
+            }
+            _ => State::Unavailable,
+        };
+    }
+
+    /// The events that were given up, and why.
+    pub fn failed(&self) -> impl Iterator<Item = (&EventId, &'static str)> {
+        self.failed.iter().map(|(id, reason)| (&**id, *reason))
+    }
+
+    /// What is to be done next.
+    pub fn poll(&mut self) -> Step {
+        loop {
+            if let Some((ids, exact)) = self.unknown() {
+                return Step::LookUp { ids, exact };
+            }
+            self.drop_placed();
+            if let Some(plan) = self.plan() {
+                return Step::Place(plan);
+            }
+            if let Some(step) = self.fetch() {
+                return step;
+            }
+            if !self.give_up() {
+                return Step::Done;
+            }
+        }
+    }
+
+    fn arrive(&mut self) -> usize {
+        self.arrived += 1;
+        self.arrived
+    }
+
+    /// Cited events of which nothing is known, and whether their places matter.
+    fn unknown(&self) -> Option<(Vec<OwnedEventId>, bool)> {
+        let mut placed: BTreeSet<&OwnedEventId> = BTreeSet::new();
+        let mut stored: BTreeSet<&OwnedEventId> = BTreeSet::new();
+        for (id, wanted) in &self.wanted {
+            let event = wanted.event.event();
+            placed.extend(event.prev_events().iter().chain([id]));
+            stored.extend(event.auth_events());
+            if let State::Ids { all, .. } = &wanted.state {
+                stored.extend(all);
+            }
+        }
+        stored.extend(self.rest.iter().flat_map(|(id, rest)| rest.event.event().auth_events().iter().chain([id])));
+        for (ids, exact) in [(placed, true), (stored, false)] {
+            let ids = ids.into_iter().filter(|id| !self.stored.contains_key(*id));
+            let ids: Vec<OwnedEventId> = ids.take(LOOKED_UP_MAX).cloned().collect();
+            if !ids.is_empty() {
+                return Some((ids, exact));
+            }
+        }
+        None
+    }
+
+    /// What turns out to be stored need not be dealt with again.
+    fn drop_placed(&mut self) {
+        let stored = |id: &OwnedEventId| self.stored.get(id).copied().unwrap_or(Stored::Absent);
+        self.wanted.retain(|id, _| stored(id) != Stored::Placed);
+        self.rest.retain(|id, _| stored(id) == Stored::Absent);
+    }
+
+    fn is_stored(&self, id: &OwnedEventId) -> bool {
+        self.stored.get(id).is_some_and(|stored| *stored != Stored::Absent)
+    }
+
+    fn is_placed(&self, id: &OwnedEventId) -> bool {
+        self.stored.get(id).is_some_and(|stored| *stored == Stored::Placed)
+    }
+
+    /// Neither stored nor about to be placed.
+    fn is_missing_prev(&self, id: &OwnedEventId) -> bool {
+        !self.is_placed(id) && !self.wanted.contains_key(id)
+    }
+
+    fn is_missing(&self, id: &OwnedEventId) -> bool {
+        !self.is_stored(id) && !self.wanted.contains_key(id) && !self.rest.contains_key(id)
+    }
+
+    fn lacks_prevs(&self, wanted: &Wanted) -> bool {
+        wanted.event.event().prev_events().iter().any(|id| self.is_missing_prev(id))
+    }
+
+    fn lacks_auths(&self, event: &SignedEvent) -> bool {
+        event.event().auth_events().iter().any(|id| self.is_missing(id))
+    }
+}
+
+/// Working out what can be placed.
+impl Catchup {
+    /// All that is complete, in an order in which everything comes behind what it rests on.
+    fn plan(&mut self) -> Option<Vec<Planned>> {
+        let doomed = self.doomed();
+        let order = self.complete(&doomed);
+        let needed = self.needed(&order, &doomed);
+        let mut plan = Vec::new();
+        for id in order.into_iter().filter(|id| needed.contains(id)) {
+            if let Some(Wanted { event, state, .. }) = self.wanted.remove(&id) {
+                let place = match state {
+                    State::Ids { state, .. } => Place::AtState(state),
+                    State::NotAsked | State::Unavailable => Place::AfterPrevs,
+                };
+                self.stored.insert(id, Stored::Placed);
+                plan.push(Planned { event, place });
+            } else if let Some(Rest { event, .. }) = self.rest.remove(&id) {
+                self.rest_bytes = self.rest_bytes.saturating_sub(event.event().json().len());
+                self.stored.insert(id, Stored::Outlier);
+                plan.push(Planned { event, place: Place::Outlier });
+            }
+        }
+        (!plan.is_empty()).then_some(plan)
+    }
+
+    /// The events that rest on nothing but what is stored and on each other: as they arrived, each behind what it rests
+    /// on. What rests on itself, as ids of room versions 1 and 2 let it, is never among them.
+    fn complete(&self, doomed: &HashSet<OwnedEventId>) -> Vec<OwnedEventId> {
+        let mut waits: HashMap<&OwnedEventId, usize> = HashMap::new();
+        let mut waiters: HashMap<&OwnedEventId, Vec<&OwnedEventId>> = HashMap::new();
+        let mut ready: BTreeSet<(usize, &OwnedEventId)> = BTreeSet::new();
+        let wanted = self.wanted.iter().map(|(id, wanted)| (id, wanted.arrived, self.waits_of(wanted, doomed)));
+        let rest = self.rest.iter().map(|(id, rest)| (id, rest.arrived, self.auths_waited_for(&rest.event)));
+        for (id, arrived, waits_for) in wanted.chain(rest) {
+            let Some(waits_for) = waits_for else { continue };
+            for other in &waits_for {
+                waiters.entry(other).or_default().push(id);
+            }
+            match waits_for.len() {
+                0 => drop(ready.insert((arrived, id))),
+                count => drop(waits.insert(id, count)),
+            }
+        }
+        let mut order = Vec::new();
+        while let Some((_, id)) = ready.pop_first() {
+            for waiter in waiters.remove(id).unwrap_or_default() {
+                let Some(left) = waits.get_mut(waiter) else { continue };
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    ready.insert((self.arrival(waiter), waiter));
+                }
+            }
+            order.push(id.to_owned());
+        }
+        order
+    }
+
+    /// What others would rest on, but itself rests on something that is nowhere.
+    fn doomed(&self) -> HashSet<OwnedEventId> {
+        let mut waiters: HashMap<&OwnedEventId, Vec<&OwnedEventId>> = HashMap::new();
+        let mut open = Vec::new();
+        for (id, rest) in &self.rest {
+            for auth in rest.event.event().auth_events() {
+                if self.is_missing(auth) {
+                    open.push(id);
+                }
+                waiters.entry(auth).or_default().push(id);
+            }
+        }
+        let mut doomed = HashSet::new();
+        while let Some(id) = open.pop() {
+            if doomed.insert(id.clone()) {
+                open.extend(waiters.get(id).into_iter().flatten());
+            }
+        }
+        doomed
+    }
+
+    fn arrival(&self, id: &OwnedEventId) -> usize {
+        let wanted = self.wanted.get(id).map(|wanted| wanted.arrived);
+        wanted.or_else(|| Some(self.rest.get(id)?.arrived)).unwrap_or_default()
+    }
+
+    /// The events of this machine that an event's auth events are; `None`: some are nowhere.
+    fn auths_waited_for<'a>(&'a self, event: &'a SignedEvent) -> Option<BTreeSet<&'a OwnedEventId>> {
+        let auths = event.event().auth_events();
+        let all_here = !auths.iter().any(|id| self.is_missing(id));
+        all_here.then(|| auths.iter().filter(|id| !self.is_stored(id)).collect())
+    }
+
+    /// The events of this machine that must be there first; `None`: something is nowhere.
+    fn waits_of<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        doomed: &HashSet<OwnedEventId>,
+    ) -> Option<BTreeSet<&'a OwnedEventId>> {
+        let mut waits = self.auths_waited_for(&wanted.event)?;
+        let prevs = wanted.event.event().prev_events();
+        if let State::Ids { all, is_fetched, .. } = &wanted.state {
+            if !is_fetched && all.iter().any(|id| self.is_missing(id)) {
+                return None;
+            }
+            // What of the state did not come, or can never be complete, is done without.
+            waits.extend(all.iter().filter(|id| self.rest.contains_key(*id) && !doomed.contains(*id)));
+            waits.extend(prevs.iter().filter(|id| self.wanted.contains_key(*id)));
+            return Some(waits);
+        }
+        if prevs.iter().any(|id| self.is_missing_prev(id)) {
+            return None;
+        }
+        waits.extend(prevs.iter().filter(|id| !self.is_placed(id)));
+        Some(waits)
+    }
+
+    /// Those of the complete events that are wanted, and those that they rest on.
+    fn needed(&self, order: &[OwnedEventId], doomed: &HashSet<OwnedEventId>) -> HashSet<OwnedEventId> {
+        let mut needed: HashSet<OwnedEventId> = HashSet::new();
+        for id in order.iter().rev() {
+            let rests_on = match (self.wanted.get(id), self.rest.get(id)) {
+                (Some(wanted), _) => self.waits_of(wanted, doomed),
+                (None, Some(rest)) if needed.contains(id) => self.auths_waited_for(&rest.event),
+                _ => continue,
+            };
+            needed.insert(id.clone());
+            needed.extend(rests_on.into_iter().flatten().cloned());
+        }
+        needed
+    }
+}
+
+/// Working out what to ask for.
+impl Catchup {
+    fn fetch(&mut self) -> Option<Step> {
+        self.fetch_missing()
+            .or_else(|| self.fetch_auth())
+            .or_else(|| self.fetch_state())
+            .or_else(|| self.fetch_events())
+    }
+
+    fn by_arrival(&self) -> Vec<OwnedEventId> {
+        let mut ids: Vec<_> = self.wanted.iter().map(|(id, wanted)| (wanted.arrived, id)).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id.clone()).collect()
+    }
+
+    fn fetch_missing(&mut self) -> Option<Step> {
+        if self.rounds >= ROUNDS_MAX {
+            return None;
+        }
+        let lacks = |id: &OwnedEventId| {
+            let wanted = &self.wanted[id];
+            matches!(wanted.state, State::NotAsked) && self.lacks_prevs(wanted)
+        };
+        let latest: Vec<OwnedEventId> = self.by_arrival().into_iter().filter(lacks).take(MISSING_MAX).collect();
+        if latest.is_empty() {
+            return None;
+        }
+        let limit = (MISSING_MIN + self.rounds * MISSING_MIN / 2).min(MISSING_MAX);
+        self.rounds += 1;
+        Some(Step::FetchMissing { latest, limit })
+    }
+
+    fn fetch_auth(&mut self) -> Option<Step> {
+        if self.chains.len() >= CHAINS_MAX {
+            return None;
+        }
+        let lacks = |id: &&OwnedEventId| {
+            let event = &self.wanted[*id].event;
+            let through_rest = event.event().auth_events().iter().filter_map(|auth| self.rest.get(auth));
+            let lacks = self.lacks_auths(event) || through_rest.into_iter().any(|rest| self.lacks_auths(&rest.event));
+            lacks && !self.chains.contains(*id)
+        };
+        let ids = self.by_arrival();
+        let id = ids.iter().find(lacks)?.clone();
+        self.chains.insert(id.clone());
+        Some(Step::FetchAuth(id))
+    }
+
+    fn fetch_state(&mut self) -> Option<Step> {
+        if self.states >= STATES_MAX {
+            return None;
+        }
+        let lacks = |id: &OwnedEventId| {
+            let wanted = &self.wanted[id];
+            matches!(wanted.state, State::NotAsked) && self.lacks_prevs(wanted) && !self.lacks_auths(&wanted.event)
+        };
+        let id = self.by_arrival().into_iter().find(lacks)?;
+        self.states += 1;
+        self.wanted.get_mut(&id)?.state = State::Unavailable;
+        Some(Step::FetchState(id))
+    }
+
+    fn fetch_events(&mut self) -> Option<Step> {
+        for at in self.by_arrival() {
+            let State::Ids { all, is_fetched: false, .. } = &self.wanted[&at].state else { continue };
+            let ids: Vec<OwnedEventId> = all.iter().filter(|id| self.is_missing(id)).cloned().collect();
+            if let Some(Wanted { state: State::Ids { is_fetched, .. }, .. }) = self.wanted.get_mut(&at) {
+                *is_fetched = true;
+            }
+            if !ids.is_empty() {
+                return Some(Step::FetchEvents { at, ids });
+            }
+        }
+        None
+    }
+
+    /// Gives up what nothing can be done about. What rests on it may yet go on without. `false`: nothing is left.
+    fn give_up(&mut self) -> bool {
+        let reason = |wanted: &Wanted| {
+            if self.lacks_auths(&wanted.event) {
+                Some("an auth event is missing")
+            } else if self.lacks_prevs(wanted) && !matches!(wanted.state, State::Ids { .. }) {
+                Some("a previous event is missing, and the state before it")
+            } else {
+                None
+            }
+        };
+        let mut stuck: Vec<(OwnedEventId, &'static str)> =
+            self.wanted.iter().filter_map(|(id, wanted)| Some((id.clone(), reason(wanted)?))).collect();
+        if stuck.is_empty() {
+            // What remains rests on itself, or on something incomplete.
+            stuck.extend(self.wanted.keys().map(|id| (id.clone(), "what it rests on is not complete")));
+        }
+        for (id, reason) in &stuck {
+            self.wanted.remove(id);
+            self.failed.insert(id.clone(), reason);
+        }
+        !stuck.is_empty()
+    }
+}

@@ -1,0 +1,238 @@
+//! The driver of [`hearth_core::catchup`]: asks the store and the other server until all is placed or given up.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+use hearth_core::{
+    RawEvent, RoomVersion, SignedEvent,
+    catchup::{Catchup, Step, Stored},
+};
+use hearth_ports::{EventBytes, MissingEvents, PeerError};
+use hearth_store::{LoadError, RoomNumber, tables::EventFlags};
+use parking_lot::Mutex;
+use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName};
+use tokio::{
+    sync::{OwnedMutexGuard, Semaphore},
+    time::{Instant, timeout_at},
+};
+
+use super::{ReceiveError, place::Arriving, place::Outcome};
+use crate::writer::Writer;
+
+/// What is waited for everything that must be fetched for one transaction. Senders give a transaction up after a minute.
+const FETCH_TIME: Duration = Duration::from_secs(30);
+
+/// Events of a state that are fetched one by one; if more are missing, the whole state is.
+const ONE_BY_ONE_MAX: usize = 200;
+
+/// Events of which so many are fetched at once.
+const AT_ONCE: usize = 8;
+
+/// States that are completed at once, each of up to some 100 MB of memory.
+const STATES_AT_ONCE: usize = 4;
+
+/// Events of an auth chain that are looked at. Those of large old rooms have some thousands.
+const CHAIN_MAX: usize = 20_000;
+
+/// Who is fetching what.
+pub(crate) struct Fetches {
+    /// Each server has events completed for one transaction at a time, so that a slow one holds up nobody else.
+    origins: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
+    states: Semaphore,
+}
+
+impl Fetches {
+    pub(crate) fn new() -> Self {
+        Self { origins: Mutex::default(), states: Semaphore::new(STATES_AT_ONCE) }
+    }
+
+    async fn turn_of(&self, origin: &ServerName) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut origins = self.origins.lock();
+            // Whose lock nobody else holds is not waiting.
+            origins.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(origins.entry(origin.to_owned()).or_default())
+        };
+        turn.lock_owned().await
+    }
+}
+
+/// Where events come from, and which room they are for.
+pub(super) struct Source<'a> {
+    pub(super) writer: &'a Writer,
+    pub(super) room: RoomNumber,
+    pub(super) room_id: &'a RoomId,
+    pub(super) version: RoomVersion,
+    pub(super) origin: &'a ServerName,
+}
+
+/// What became of events, by id.
+pub(super) type Outcomes = HashMap<OwnedEventId, Result<Outcome, ReceiveError>>;
+
+impl Source<'_> {
+    /// Puts events into the room, with what they rest on.
+    pub(super) async fn take(&self, events: Vec<SignedEvent>) -> Result<Outcomes, ReceiveError> {
+        let mut outcomes = Outcomes::new();
+        let mut catchup = Catchup::new();
+        catchup.add(events);
+        let deadline = Instant::now() + FETCH_TIME;
+        let mut turn = None;
+        loop {
+            let step = catchup.poll();
+            let is_asking = !matches!(step, Step::LookUp { .. } | Step::Place(_) | Step::Done);
+            if is_asking && turn.is_none() {
+                turn = timeout_at(deadline, self.writer.fetches.turn_of(self.origin)).await.ok();
+            }
+            match step {
+                Step::LookUp { ids, exact } => catchup.looked_up(self.look_up(ids, exact).await?),
+                Step::Place(plan) => {
+                    let ids: Vec<OwnedEventId> =
+                        plan.iter().map(|planned| planned.event.event().event_id().to_owned()).collect();
+                    let arriving = plan.into_iter().map(|planned| Arriving {
+                        event: planned.event.into_event(),
+                        place: planned.place,
+                        origin: Some(self.origin.to_owned()),
+                        relay: false,
+                    });
+                    let placed = self.writer.place_all(self.room, arriving.collect()).await;
+                    outcomes.extend(ids.into_iter().zip(placed));
+                }
+                Step::FetchMissing { latest, limit } => {
+                    let answer = self.in_time(deadline, self.fetch_missing(latest, limit)).await;
+                    catchup.missing(answer.unwrap_or_default());
+                }
+                Step::FetchAuth(id) => {
+                    let peers = &self.writer.peers;
+                    let answer = self.in_time(deadline, peers.event_auth(self.origin, self.room_id, &id)).await;
+                    catchup.rest(self.checked_chain(answer.unwrap_or_default()).await?);
+                }
+                Step::FetchState(at) => {
+                    let peers = &self.writer.peers;
+                    let answer = self.in_time(deadline, peers.state_ids(self.origin, self.room_id, &at)).await;
+                    catchup.state(&at, answer.map(|ids| (ids.state, ids.auth_chain)));
+                }
+                Step::FetchEvents { at, ids } => {
+                    let answer = self.in_time(deadline, self.fetch_events(&at, ids)).await;
+                    catchup.rest(answer.unwrap_or_default());
+                }
+                Step::Done => break,
+            }
+        }
+        drop(turn);
+        for (id, reason) in catchup.failed() {
+            outcomes.entry(id.to_owned()).or_insert(Err(ReceiveError::Incomplete(reason)));
+        }
+        Ok(outcomes)
+    }
+
+    /// Those of the events that have no place here yet, each once.
+    pub(super) async fn unknown(
+        &self,
+        parsed: Vec<Result<RawEvent, ReceiveError>>,
+    ) -> Result<Vec<(OwnedEventId, RawEvent)>, ReceiveError> {
+        let ids: Vec<OwnedEventId> = parsed.iter().flatten().map(|raw| raw.event_id().to_owned()).collect();
+        let stored = self.look_up(ids, true).await?;
+        let mut seen = HashSet::new();
+        let new = parsed.into_iter().flatten().zip(stored).filter(|(_, (id, stored))| {
+            // Those that are stored without a place may be given one now.
+            *stored != Stored::Placed && seen.insert(id.clone())
+        });
+        Ok(new.map(|(raw, (id, _))| (id, raw)).collect())
+    }
+
+    /// An answer of the other server, if it comes in time and is one.
+    async fn in_time<T>(&self, deadline: Instant, asked: impl Future<Output = Result<T, PeerError>>) -> Option<T> {
+        let (origin, room_id) = (self.origin, self.room_id);
+        match timeout_at(deadline, asked).await {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(error)) => {
+                tracing::info!(%origin, %room_id, %error, "what events rest on was not fetched");
+                None
+            }
+            Err(_) => {
+                tracing::info!(%origin, %room_id, "what events rest on was not fetched in time");
+                None
+            }
+        }
+    }
+
+    async fn look_up(&self, ids: Vec<OwnedEventId>, exact: bool) -> Result<Vec<(OwnedEventId, Stored)>, ReceiveError> {
+        let numbers = self.writer.store.event_numbers(self.room, &ids).await?;
+        let mut found = Vec::with_capacity(ids.len());
+        for (id, number) in ids.into_iter().zip(numbers) {
+            let stored = match number {
+                None => Stored::Absent,
+                Some(_) if !exact => Stored::Outlier,
+                Some(number) => match self.writer.store.event(self.room, number).await? {
+                    Some(stored) if is_placed(&stored) => Stored::Placed,
+                    Some(_) => Stored::Outlier,
+                    None => Stored::Absent,
+                },
+            };
+            found.push((id, stored));
+        }
+        Ok(found)
+    }
+
+    /// Events between what is known and these.
+    async fn fetch_missing(&self, latest: Vec<OwnedEventId>, limit: usize) -> Result<Vec<SignedEvent>, PeerError> {
+        let head = self.writer.store.head(self.room).await.map_err(ours)?;
+        let extremities = head.into_iter().flat_map(|head| head.extremities);
+        let earliest = extremities.filter_map(|extremity| extremity.event_id.try_into().ok()).collect();
+        let wanted = MissingEvents { earliest, latest, limit, min_depth: 0 };
+        let mut events = self.writer.peers.missing_events(self.origin, self.room_id, wanted).await?;
+        events.truncate(limit);
+        self.checked(events, None).await.map_err(|error| PeerError::Unreachable(error.to_string()))
+    }
+
+    /// Events of the state before an event.
+    async fn fetch_events(&self, at: &OwnedEventId, ids: Vec<OwnedEventId>) -> Result<Vec<SignedEvent>, PeerError> {
+        let _permit = self.writer.fetches.states.acquire().await.expect("the semaphore is never closed");
+        let (peers, count) = (&self.writer.peers, ids.len());
+        let wanted: HashSet<OwnedEventId> = ids.iter().cloned().collect();
+        let events = if count > ONE_BY_ONE_MAX {
+            let state = peers.state(self.origin, self.room_id, at).await?;
+            state.state.into_iter().chain(state.auth_chain).collect()
+        } else {
+            let each = ids.iter().map(|id| async move { peers.event(self.origin, id).await.ok() });
+            stream::iter(each).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+        };
+        self.checked(events, Some(&wanted)).await.map_err(|error| PeerError::Unreachable(error.to_string()))
+    }
+
+    /// Events of an auth chain that are not stored, checked.
+    async fn checked_chain(&self, mut events: Vec<EventBytes>) -> Result<Vec<SignedEvent>, ReceiveError> {
+        events.truncate(CHAIN_MAX);
+        self.checked(events, None).await
+    }
+
+    /// Those of the events that are of this room, not stored, wanted, and truly signed.
+    async fn checked(
+        &self,
+        events: Vec<EventBytes>,
+        wanted: Option<&HashSet<OwnedEventId>>,
+    ) -> Result<Vec<SignedEvent>, ReceiveError> {
+        let mut parsed = self.writer.parse(self.version, events).await;
+        parsed.retain(|raw| {
+            raw.as_ref().is_ok_and(|raw| {
+                raw.room_id() == self.room_id && wanted.is_none_or(|wanted| wanted.contains(raw.event_id()))
+            })
+        });
+        let new = self.unknown(parsed).await?;
+        let checked = self.writer.verify(new.into_iter().map(|(_, raw)| Ok(raw)).collect()).await;
+        Ok(checked.into_iter().flatten().collect())
+    }
+}
+
+fn is_placed(stored: &hearth_store::StoredEvent) -> bool {
+    !stored.header.flags.has(EventFlags::OUTLIER) && stored.header.state_after != hearth_store::StateVersion::UNKNOWN
+}
+
+/// Our own trouble while we ask somebody else.
+fn ours(error: LoadError) -> PeerError {
+    PeerError::Unreachable(error.to_string())
+}
