@@ -7,7 +7,7 @@ use ruma::{OwnedEventId, OwnedUserId, RoomId, ServerName};
 use serde::Deserialize;
 
 use super::outside_row;
-use crate::{HandshakeError, ReceiveError, SendError, rooms::Rooms};
+use crate::{HandshakeError, ReceiveError, SendError, receive::Received, rooms::Rooms};
 
 /// As much of an event as tells whether it may concern us.
 #[derive(Deserialize)]
@@ -23,10 +23,34 @@ struct GlanceContent {
     membership: Option<String>,
 }
 
+/// Events of one transaction that are looked at: of a room that we are not in there is hardly more than one to tell.
+const EVENTS_MAX: usize = 50;
+
 impl Rooms {
+    /// Takes events of a room that this server is not in, one result each, in order.
+    pub(crate) async fn receive_outside(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        events: Vec<EventBytes>,
+    ) -> Vec<Received> {
+        let mut results = Vec::with_capacity(events.len());
+        for (nth, bytes) in events.into_iter().enumerate() {
+            let taken = match nth < EVENTS_MAX {
+                true => self.receive_one_outside(origin, room_id, bytes).await,
+                false => Err(ReceiveError::NotInRoom),
+            };
+            results.push(match taken {
+                Ok(event_id) => Received { event_id: Some(event_id), result: Ok(()) },
+                Err(error) => Received { event_id: None, result: Err(error) },
+            });
+        }
+        results
+    }
+
     /// Takes an event of a room that this server is not in: a kick or ban of a user of ours who is invited or has knocked,
     /// by somebody of a server through which that came about. Without the room's state nobody else can be believed.
-    pub(crate) async fn receive_outside(
+    async fn receive_one_outside(
         &self,
         origin: &ServerName,
         room_id: &RoomId,

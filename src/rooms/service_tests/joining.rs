@@ -184,6 +184,8 @@ async fn an_invite_is_rejected_with_and_without_their_help() {
         let room_id = a.create("alice", Preset::Private).await;
         a.act(&room_id, "alice", Invite, &bob, &[]).await.unwrap();
         a.net.set_down(&a, is_dead);
+        a.world.clock.advance_ms(1_000);
+        b.world.clock.advance_ms(1_000);
         let left = b.own(&room_id, "bob", Leave, &[]).await.unwrap();
         assert_eq!(b.own(&room_id, "bob", Leave, &[]).await.unwrap(), left, "leaving twice is leaving once");
         a.net.set_down(&a, false);
@@ -285,6 +287,8 @@ async fn who_comes_back_finds_the_room_as_it_is_now() {
     b.join(&room_id, "bob", &[&a]).await.unwrap();
     let before = b.world.head(&room_id).await;
     // Without transactions between the two, a learns of the leave by hand.
+    a.world.clock.advance_ms(1_000);
+    b.world.clock.advance_ms(1_000);
     let left = b.own(&room_id, "bob", Leave, &[]).await.unwrap();
     let leave = b.event(&room_id, &left).await;
     a.world.rooms.accept_leave(&b.name, &room_id, &left, leave.json().clone()).await.unwrap();
@@ -376,4 +380,27 @@ async fn what_a_liar_says_of_its_room_is_not_believed() {
     b.join(&room_id, "bob", &[&a]).await.unwrap();
     *a.net.tamper.lock() = None;
     assert_agree(&room_id, &a, &b).await;
+}
+
+#[tokio::test]
+async fn an_invite_is_taken_back_by_those_it_came_from_and_nobody_else() {
+    let [a, b, c] = towns(["a.test", "b.test", "c.test"]).await;
+    let bob = b.user("bob");
+    let room_id = a.create("alice", Preset::Private).await;
+    a.act(&room_id, "alice", Invite, &c.user("carol"), &[]).await.unwrap();
+    c.join(&room_id, "carol", &[]).await.unwrap();
+    a.act(&room_id, "alice", Invite, &bob, &[]).await.unwrap();
+    // Somebody of another server is not believed: what they may do is not known here.
+    let said = a.say(&room_id, "alice", "x").await.unwrap();
+    let message = a.event(&room_id, &said).await.json().clone();
+    let kick = a.act(&room_id, "alice", MemberAction::Kick, &bob, &[]).await.unwrap();
+    let kick = a.event(&room_id, &kick).await.json().clone();
+    let forged = bytes::Bytes::from(String::from_utf8_lossy(&kick).replace("@alice:a.test", "@carol:c.test"));
+    let wrong = bytes::Bytes::from(String::from_utf8_lossy(&kick).replace("\"leave\"", "\"ban\""));
+    let refused = b.world.rooms.receive(&c.name, &room_id, vec![message, forged, wrong]).await;
+    assert!(refused.iter().all(|received| received.result.is_err()), "{refused:?}");
+    assert_eq!(b.membership(&room_id, &bob).await, Some(Membership::Invite));
+    let taken = b.world.rooms.receive(&a.name, &room_id, vec![kick]).await;
+    assert!(taken[0].result.is_ok(), "{taken:?}");
+    assert_eq!(b.membership(&room_id, &bob).await, Some(Membership::Leave));
 }
