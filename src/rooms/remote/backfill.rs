@@ -12,8 +12,8 @@ use std::{
 use hearth_core::Event;
 use hearth_ports::Table;
 use hearth_store::{
-    CommitError, EventNumber, LoadError, Order, RoomNumber, StateVersion,
-    tables::{BackwardRow, EventFlags, GapRow, backward_key, gap_key},
+    EventNumber, LoadError, Order, RoomNumber, StateVersion,
+    tables::{EventFlags, GapRow, gap_key},
 };
 use quick_cache::sync::Cache;
 use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName};
@@ -21,11 +21,11 @@ use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName};
 use super::order::in_order;
 use crate::{
     ReceiveError, SendError,
-    append::{Group, PlaceError, Placing, Redacting, Verdict, member_in},
-    cache::RoomCache,
-    receive::{Arriving, Before, Place, check_cited},
+    receive::{Arriving, Place},
     rooms::Rooms,
 };
+
+mod place;
 
 /// Events that are asked for at once.
 const EVENTS_MAX: usize = 100;
@@ -50,9 +50,6 @@ const FAILED_MS: u64 = 60_000;
 
 /// Gaps that are remembered for it.
 const FAILED_MAX: usize = 1_000;
-
-/// How often a batch is tried again that lost a race.
-const ATTEMPTS_MAX: usize = 4;
 
 /// Gaps that nobody could fill lately, and until when they are left alone, in milliseconds since the Unix epoch.
 pub(crate) struct FailedFills(Cache<(RoomNumber, Order), u64>);
@@ -337,170 +334,5 @@ impl Rooms {
             }
         }
         Ok(())
-    }
-
-    /// Puts what was fetched into a gap, in one batch.
-    pub(super) async fn store_past(&self, room: RoomNumber, into: Target<'_>, past: &Past) -> Result<usize, SendError> {
-        let writer = &self.writer;
-        let users: Vec<_> = past.events.iter().filter_map(|arriving| member_in(&arriving.event)).collect();
-        writer.store.ensure_user_numbers(&users).await?;
-        let active = writer.active(room);
-        for _ in 0..ATTEMPTS_MAX {
-            let mut slot = active.cache.lock().await;
-            let cache = writer.load(&mut slot, room).await?;
-            let mut group = Group::new(writer, cache);
-            let placed = match into {
-                Target::Top { gap, missing } => self.place_past(cache, &mut group, (gap, missing), past).await,
-                Target::Middle { gap } => self.place_apart(cache, &mut group, gap, past).await,
-            };
-            let filled = match placed {
-                Ok(filled) => filled,
-                Err(error) => {
-                    *slot = None;
-                    return Err(error.into());
-                }
-            };
-            if filled == 0 {
-                *slot = None;
-                return Ok(0);
-            }
-            match writer.commit_group(cache, group).await {
-                Ok(()) => return Ok(filled),
-                Err(error) => {
-                    *slot = None;
-                    if !matches!(error, CommitError::Conflict) {
-                        return Err(error.into());
-                    }
-                }
-            }
-        }
-        Err(SendError::Conflict)
-    }
-
-    async fn place_past(
-        &self,
-        cache: &mut RoomCache,
-        group: &mut Group<'_>,
-        (gap, missing): (Order, &[OwnedEventId]),
-        past: &Past,
-    ) -> Result<usize, PlaceError> {
-        let store = &self.writer.store;
-        // Only so many places are free: something may stand in the middle of the gap already.
-        let free = usize::try_from(gap.within - self.floor(cache.number, gap).await? - 1).unwrap_or(usize::MAX);
-        let newest = &past.events[past.events.len().saturating_sub(free)..];
-        let lowest = gap.within - u32::try_from(newest.len()).expect("no more than fit below the gap");
-        let mut placed: HashMap<OwnedEventId, EventNumber> = HashMap::new();
-        let mut oldest = None;
-        for (arriving, within) in newest.iter().zip(lowest..) {
-            let order = Order { position: gap.position, within };
-            let Some((number, is_shown)) = self.place_old(cache, group, arriving, order).await? else { continue };
-            if is_shown && oldest.is_none() {
-                oldest = Some((order, number));
-            }
-            placed.insert(arriving.event.event_id().to_owned(), number);
-        }
-        let mut cited_by = None;
-        for id in missing {
-            let row: Option<BackwardRow> = store.get(Table::Tl, &backward_key(cache.number, id.as_str())).await?;
-            let Some(citing) = row.map(|row| row.cited_by) else { continue };
-            cited_by = cited_by.or(Some(citing));
-            if let Some(number) = placed.get(id) {
-                group.cite_old(cache, citing, *number).await?;
-            }
-        }
-        let cited = past.events.iter().filter(|arriving| placed.contains_key(arriving.event.event_id()));
-        let cited = cited.flat_map(|arriving| arriving.event.prev_events());
-        let candidates: HashSet<&OwnedEventId> =
-            missing.iter().chain(cited).filter(|id| !placed.contains_key(*id)).collect();
-        let candidates: Vec<OwnedEventId> = candidates.into_iter().cloned().collect();
-        let are_placed = self.are_placed(cache.number, &candidates).await?;
-        let mut still: Vec<OwnedEventId> =
-            candidates.into_iter().zip(are_placed).filter(|(_, is)| !is).map(|(id, _)| id).collect();
-        still.sort_unstable();
-        // Where nothing of what came is shown, the gap stays where it was, in front of who cites it.
-        let to = oldest.or_else(|| Some((gap, cited_by?)));
-        if let Some(to) = to.filter(|_| !placed.is_empty()) {
-            group.move_gap(cache, gap, to, &still).await?;
-        }
-        Ok(placed.len())
-    }
-
-    /// Puts events into the middle of a gap: it is then two.
-    async fn place_apart(
-        &self,
-        cache: &mut RoomCache,
-        group: &mut Group<'_>,
-        gap: Order,
-        past: &Past,
-    ) -> Result<usize, PlaceError> {
-        let floor = self.floor(cache.number, gap).await?;
-        let within = floor + (gap.within - floor) / 2;
-        let Some(arriving) = past.events.first().filter(|_| within > floor && within < gap.within) else {
-            return Ok(0);
-        };
-        let order = Order { position: gap.position, within };
-        let Some((number, _)) = self.place_old(cache, group, arriving, order).await? else { return Ok(0) };
-        let prevs = arriving.event.prev_events();
-        let are_placed = self.are_placed(cache.number, prevs).await?;
-        let missing: Vec<OwnedEventId> =
-            prevs.iter().zip(are_placed).filter(|(_, is)| !is).map(|(id, _)| id.clone()).collect();
-        group.put_old_gap(cache, order, number, &missing).await?;
-        Ok(1)
-    }
-
-    /// The highest place below a gap that is taken, of those that have the gap's position; 0 if none is, which is never
-    /// given out.
-    async fn floor(&self, room: RoomNumber, gap: Order) -> Result<u32, LoadError> {
-        let from = Order { position: gap.position, within: 0 };
-        let rows = self.writer.store.timeline(room, from..gap, 1, true).await?;
-        Ok(rows.first().map_or(0, |(order, _)| order.within))
-    }
-
-    /// Decides about an event of the past and adds it to the batch; `None`: it cannot be decided. Returns its number, and
-    /// whether it is shown.
-    async fn place_old(
-        &self,
-        cache: &mut RoomCache,
-        group: &mut Group<'_>,
-        arriving: &Arriving,
-        order: Order,
-    ) -> Result<Option<(EventNumber, bool)>, PlaceError> {
-        let (writer, event) = (&self.writer, &arriving.event);
-        let number = group.number_of(cache, event.event_id()).await?;
-        if let Some(number) = number
-            && group.known(cache, number).await?.is_placed()
-        {
-            // It came by another way meanwhile.
-            return Ok(None);
-        }
-        let Some((auths, cited)) = writer.cited(cache, group, event).await? else { return Ok(None) };
-        let before = match event.is_create() && event.prev_events().is_empty() {
-            true => Some(Before { state: StateVersion::EMPTY, prevs: Vec::new(), missing: Vec::new() }),
-            false => writer.before(cache, group, arriving).await?,
-        };
-        let Some(before) = before else { return Ok(None) };
-        let is_allowed = check_cited(event, &cited).is_ok() && writer.allows(cache, group, event, before.state).await?;
-        let verdict = if is_allowed { Verdict::Accepted } else { Verdict::Rejected };
-        let redacting = match verdict {
-            Verdict::Accepted => group.redacting_of(cache, event, before.state).await?,
-            Verdict::SoftFailed | Verdict::Rejected => Redacting::Nothing,
-        };
-        let is_shown = is_allowed && !matches!(redacting, Redacting::Held(_));
-        let placing = Placing {
-            event: event.clone().with_rejected(!is_allowed),
-            verdict,
-            number,
-            auths,
-            prevs: before.prevs,
-            missing: before.missing,
-            state_before: before.state,
-            redacting,
-            sent_by: None,
-            guest: false,
-            origin: arriving.origin.clone(),
-            relay: false,
-        };
-        let number = group.place_old(cache, placing, order).await?;
-        Ok(Some((number, is_shown)))
     }
 }

@@ -404,3 +404,52 @@ async fn an_invite_is_taken_back_by_those_it_came_from_and_nobody_else() {
     assert!(taken[0].result.is_ok(), "{taken:?}");
     assert_eq!(b.membership(&room_id, &bob).await, Some(Membership::Leave));
 }
+
+/// Member events of many users of one server, as they would stand in a public room.
+fn crowd(
+    net: &super::twin::Net,
+    room_id: &ruma::RoomId,
+    auths: Vec<ruma::OwnedEventId>,
+    size: usize,
+) -> Vec<bytes::Bytes> {
+    let server: ruma::OwnedServerName = "crowd.test".try_into().unwrap();
+    let key = hearth_core::SigningKey::from_seed(&[3; 32], "1");
+    let public = hearth_core::PublicKey { bytes: key.public_key(), valid_until_ms: u64::MAX };
+    net.keys.lock().insert(server.clone(), key.id().to_owned(), public);
+    let event = |nth: usize| {
+        let user: ruma::OwnedUserId = format!("@user{nth}:crowd.test").try_into().unwrap();
+        let content = json!({ "membership": "join", "displayname": format!("User {nth}") });
+        let draft = hearth_core::Draft::state("m.room.member", user.as_str(), user.clone(), &content, 5).unwrap();
+        let references = hearth_core::References {
+            prev_events: auths.clone(),
+            auth_events: auths.clone(),
+            depth: 9,
+            ..hearth_core::References::default()
+        };
+        let event = hearth_core::build(&draft, &references, Some(room_id), RoomVersion::V11, &key, &server, None);
+        event.unwrap().json().clone()
+    };
+    (0..size).map(event).collect()
+}
+
+#[tokio::test]
+async fn a_room_of_thousands_is_loaded_in_few_batches() {
+    const CROWD: usize = 4_000;
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create_in("alice", Preset::Public, RoomVersion::V11).await;
+    let state = a.state_ids(&room_id).await;
+    let auths = ["m.room.create", "m.room.power_levels", "m.room.join_rules"];
+    let auths = auths.map(|kind| state[&(kind.to_owned(), String::new())].clone()).to_vec();
+    let members = crowd(&a.net, &room_id, auths, CROWD);
+    *a.net.tamper.lock() = Some(Box::new(move |answer| answer.state.extend(members.iter().cloned())));
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    let head = b.world.head(&room_id).await;
+    assert_eq!(head.joined as usize, CROWD + 2);
+    let room = b.world.number(&room_id).await;
+    assert_eq!(b.world.store.state_summary(room, head.state).await.unwrap().count as usize, CROWD + state.len() + 1);
+    // Each batch takes one position, in this engine from a counter that is the room's partition's alone.
+    assert!(head.position < 40, "{} batches", head.position);
+    let crowd = b.world.store.joined_from(room, ruma::server_name!("crowd.test")).await.unwrap();
+    assert_eq!(crowd as usize, CROWD);
+    b.world.check().await;
+}

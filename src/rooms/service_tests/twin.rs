@@ -29,7 +29,7 @@ type Tamper = Box<dyn Fn(&mut JoinAnswer) + Send + Sync>;
 #[derive(Default)]
 pub(crate) struct Net {
     servers: Mutex<BTreeMap<OwnedServerName, Weak<Rooms>>>,
-    keys: Mutex<PublicKeys>,
+    pub(crate) keys: Mutex<PublicKeys>,
     /// Servers that do not answer.
     pub(crate) down: Mutex<BTreeSet<OwnedServerName>>,
     /// What was asked of whom, by endpoint: `make_join there`.
