@@ -258,7 +258,7 @@ impl Peers for FederationPeers {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<EventBytes>, PeerError>> {
         let limit = limit.min(BACKFILL_MAX);
-        let path = Path::federation("v1", "backfill").segment(room).query("limit", &limit.to_string());
+        let path = Path::federation("v1", "backfill").segment(room).query("limit", limit.to_string());
         let path = from.iter().fold(path, |path, event| path.query("v", event));
         Box::pin(async move {
             // Somebody scrolls and waits.
@@ -315,7 +315,7 @@ impl Peers for FederationPeers {
         at_ms: u64,
         backwards: bool,
     ) -> BoxFuture<'a, Result<(OwnedEventId, u64), PeerError>> {
-        let path = Path::federation("v1", "timestamp_to_event").segment(room).query("ts", &at_ms.to_string());
+        let path = Path::federation("v1", "timestamp_to_event").segment(room).query("ts", at_ms.to_string());
         let path = path.query("dir", if backwards { "b" } else { "f" });
         Box::pin(async move { answers::event_near(&self.get(server, path, SMALL).await?) })
     }

@@ -106,7 +106,11 @@ impl Known {
         let row = KeyAnswerRow { json: answer.json.clone(), valid_until_ms: answer.valid_until_ms, fetched_ms: now_ms };
         self.answers.insert(0, row);
         let mut seen = BTreeSet::new();
-        self.answers.retain(|answer| key_ids(&answer.json).into_iter().fold(false, |new, id| seen.insert(id) || new));
+        self.answers.retain(|answer| {
+            let before = seen.len();
+            seen.extend(key_ids(&answer.json));
+            seen.len() > before
+        });
         self.answers.truncate(KEY_ANSWERS_MAX);
     }
 

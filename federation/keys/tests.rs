@@ -372,11 +372,11 @@ async fn a_notary_is_believed_only_with_both_signatures() {
     let fine = said("gone.example:1", &[1], &[], NOW_MS + DAY_MS);
     let forged = fine.replace(&key(1).public_key_base64(), &key(2).public_key_base64());
     for (body, is_believed) in [
-        (notarised(("notary.example:1", 9), &[fine.clone()]), true),
+        (notarised(("notary.example:1", 9), std::slice::from_ref(&fine)), true),
         (notarised(("notary.example:1", 9), &[forged.clone(), fine.clone()]), true),
         (notarised(("notary.example:1", 9), &[forged]), false),
-        (notarised(("notary.example:1", 8), &[fine.clone()]), false),
-        (notarised(("other.example:1", 9), &[fine.clone()]), false),
+        (notarised(("notary.example:1", 8), std::slice::from_ref(&fine)), false),
+        (notarised(("other.example:1", 9), std::slice::from_ref(&fine)), false),
         (json!({ "server_keys": [serde_json::from_str::<Value>(&fine).unwrap()] }), false),
         (json!({ "server_keys": vec![json!({}); 2_000] }), false),
         (json!({}), false),

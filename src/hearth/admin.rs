@@ -39,6 +39,11 @@ pub(crate) enum Request {
     },
     /// List the accounts.
     ListUsers,
+    /// How another server is reached, and what its keys are.
+    FederationCheck {
+        /// Its name.
+        server: String,
+    },
     /// Copy everything.
     Backup {
         /// An absolute path that does not exist.

@@ -47,6 +47,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: UserCommand,
     },
+    /// Other servers. Works while the server runs, and while it does not.
+    Federation {
+        #[command(subcommand)]
+        command: FederationCommand,
+    },
     /// Check the invariants of what is stored; changes nothing. Works while the server runs, and while it does not.
     Fsck {
         #[command(flatten)]
@@ -65,6 +70,18 @@ pub(crate) enum Command {
         config: ConfigFile,
         /// The backup's folder.
         folder: PathBuf,
+    },
+}
+
+/// What to do with other servers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FederationCommand {
+    /// Say how a server is reached, step by step, what its keys are, and whether it is left alone.
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Its name: `example.org`.
+        server: String,
     },
 }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use hearth_ports::{SystemClock, SystemEntropy};
+use hearth_server::{Federation, FederationParts};
 use hearth_store::{
     Store, StoreSettings,
     fsck::{self, Progress},
@@ -21,7 +22,7 @@ use crate::{
     admin::{self, Operator, Request},
     config::Config,
     data_dir::DataDir,
-    memory, settings,
+    memory, run, settings,
 };
 
 /// Does it and prints the answer.
@@ -50,7 +51,7 @@ fn offline(config: &Config, data: DataDir, request: Request) -> Result<admin::An
     let settings = settings::server(config)?;
     data.create()?;
     data.check_name(&config.server_name)?;
-    data.load_signing_key(&SystemEntropy)?;
+    let key = Arc::new(data.load_signing_key(&SystemEntropy)?);
     let budget = memory::budget(config);
     let options = Options::new(budget.engine, |reason| eprintln!("hearth: {reason}"));
     let engine = RocksEngine::open(data.database(), options).map_err(|error| match error {
@@ -62,8 +63,17 @@ fn offline(config: &Config, data: DataDir, request: Request) -> Result<admin::An
     runtime()?.block_on(async {
         let store = Store::open(engine.clone(), StoreSettings { cache_bytes_max: budget.rows }).await;
         let store = store.map_err(Failure::new)?;
-        let users = Users::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), settings.users);
-        let operator = Operator { users, engine, data, server_name: settings.server_name };
+        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let federation = match settings.federation {
+            Some(federation) if matches!(request, Request::FederationCheck { .. }) => {
+                let (http, resolver) = run::network(config).await?;
+                let (store, clock, entropy) = (Arc::clone(&store), clock.clone(), entropy.clone());
+                Some(Federation::new(federation, FederationParts { store, clock, entropy, http, resolver, key }))
+            }
+            Some(_) | None => None,
+        };
+        let users = Users::new(store, clock, entropy, settings.users);
+        let operator = Operator { users, engine, data, server_name: settings.server_name, federation };
         Ok(operator.act(request).await)
     })
 }

@@ -14,6 +14,7 @@ use std::{
 
 use axum::{Router, body::Body};
 use hearth_edge::Peer;
+use hearth_server::Apis;
 use hyper::{Request, Response, body::Incoming, server::conn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -29,7 +30,7 @@ use tower::Service as _;
 
 use crate::{
     Failure,
-    config::{Config, Listener},
+    config::{Api, Config, Listener},
     tls::Tls,
 };
 
@@ -52,6 +53,7 @@ pub(crate) struct Socket {
     bind: SocketAddr,
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
+    apis: Apis,
 }
 
 impl Socket {
@@ -60,7 +62,14 @@ impl Socket {
         let bind = listener.bind;
         let socket =
             TcpListener::bind(bind).await.map_err(|error| Failure::new(format!("listener {bind}: {error}")))?;
-        Ok(Self { bind, listener: socket, tls })
+        let serves = |api| listener.serve.contains(&api);
+        let apis = Apis { client: serves(Api::Client), federation: serves(Api::Federation) };
+        Ok(Self { bind, listener: socket, tls, apis })
+    }
+
+    /// What is served here.
+    pub(crate) fn apis(&self) -> Apis {
+        self.apis
     }
 }
 
@@ -80,7 +89,7 @@ pub(crate) async fn serve(socket: Socket, router: Router, config: &Config, mut s
     let slots = Arc::new(Semaphore::new(config.http.connections_max));
     let requests = Arc::new(Requests::default());
     let graceful = GracefulShutdown::new();
-    let Socket { bind, listener, tls } = socket;
+    let Socket { bind, listener, tls, .. } = socket;
     tracing::info!(%bind, tls = tls.is_some(), "listening");
     loop {
         let accepted = tokio::select! {

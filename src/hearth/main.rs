@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::{
-    cli::{Cli, Command, ConfigFile, UserCommand},
+    cli::{Cli, Command, ConfigFile, FederationCommand, UserCommand},
     config::Config,
 };
 
@@ -39,6 +39,9 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::User { command } => user(command),
+        Command::Federation { command: FederationCommand::Check { config, server } } => {
+            load(&config).and_then(|config| commands::act(&config, admin::Request::FederationCheck { server }))
+        }
         Command::Fsck { config } => load(&config).and_then(|config| commands::fsck(&config)),
         Command::Backup { config, folder } => load(&config).and_then(|config| commands::backup(&config, &folder)),
         Command::Restore { config, folder } => load(&config).and_then(|config| commands::restore(&config, &folder)),

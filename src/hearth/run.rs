@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hearth_ports::{SystemClock, SystemEntropy};
+use hearth_net::{DnsResolver, HttpsClient};
+use hearth_ports::{HttpClient, NoNetwork, Resolver, SystemClock, SystemEntropy};
 use hearth_server::{Ports, Server};
 use hearth_store_rocksdb::{Options, RocksEngine};
 use tokio::{
@@ -59,7 +60,7 @@ async fn run(config: &Config, file: Option<&Path>) -> Result<(), Failure> {
     let (stop, stopped) = watch::channel(false);
     let mut serving = JoinSet::new();
     for socket in sockets {
-        let (router, config, stopped) = (server.router(), config.clone(), stopped.clone());
+        let (router, config, stopped) = (server.router_of(socket.apis()), config.clone(), stopped.clone());
         serving.spawn(async move { listen::serve(socket, router, &config, stopped).await });
     }
     signals.wait(|| certificates.iter().for_each(|tls| tls.reload())).await;
@@ -124,7 +125,9 @@ async fn start(config: &Config, file: Option<&Path>) -> Result<(Server, Arc<Rock
         process::exit(1);
     });
     let engine = RocksEngine::open(data.database(), options).map_err(Failure::new)?;
-    let ports = Ports { engine: engine.clone(), clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
+    let (http, resolver) = network(config).await?;
+    let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+    let ports = Ports { engine: engine.clone(), clock, entropy, http, resolver };
     let server_name = settings.server_name.clone();
     let server = Server::start(settings, ports, signing_key).await.map_err(Failure::new)?;
     let users = Arc::clone(server.users());
@@ -134,10 +137,23 @@ async fn start(config: &Config, file: Option<&Path>) -> Result<(Server, Arc<Rock
         tracing::warn!("there are no accounts yet; make the first one, an administrator, with: {command}");
     }
     if config.admin.socket {
-        let operator = Operator { users, engine: Arc::clone(&engine), data: data.clone(), server_name };
+        let federation = server.federation().cloned();
+        let operator = Operator { users, engine: Arc::clone(&engine), data: data.clone(), server_name, federation };
         admin::listen(&data.socket(), Arc::new(operator));
     }
     Ok((server, engine))
+}
+
+/// The way to other machines, if there is any.
+pub(crate) async fn network(config: &Config) -> Result<(Arc<dyn HttpClient>, Arc<dyn Resolver>), Failure> {
+    if !config.federation.enabled {
+        return Ok((Arc::new(NoNetwork), Arc::new(NoNetwork)));
+    }
+    let http = HttpsClient::open(settings::https(config)?).await;
+    let http = http.map_err(|error| Failure::new(format!("requests to other machines: {error}")))?;
+    let resolver = DnsResolver::open(settings::dns(config), Arc::new(SystemEntropy)).await;
+    let resolver = resolver.map_err(|error| Failure::new(format!("name servers: {error}")))?;
+    Ok((Arc::new(http), Arc::new(resolver)))
 }
 
 /// SIGTERM and SIGINT stop the server, SIGHUP reads certificates again.

@@ -1,14 +1,21 @@
 //! From the configuration's words to the services' settings.
 
 use hearth_client::{ClientSettings, SupportContact, WellKnown};
-use hearth_core::RoomVersion;
+use hearth_core::{PublicKey, RoomVersion};
 use hearth_edge::{EdgeSettings, LimitRate, LimitSettings};
+use hearth_federation::{
+    keys::{KeyRingSettings, OldKey},
+    outbound::OutboundSettings,
+    peers::PeersSettings,
+    policy::{ServerPattern, ServerPolicy},
+};
+use hearth_net::{AddressPolicy, DENIED_BY_DEFAULT, DnsSettings, HttpsSettings};
 use hearth_rooms::RoomsSettings;
-use hearth_server::ServerSettings;
+use hearth_server::{FederationSettings, ServerSettings};
 use hearth_store::StoreSettings;
 use hearth_sync::SyncSettings;
 use hearth_users::{PasswordSettings, Registration, Secret, UserSettings};
-use ruma::ServerName;
+use ruma::{OwnedServerName, ServerName};
 
 use crate::{Failure, config::Config, memory};
 
@@ -27,6 +34,7 @@ pub(crate) fn server(config: &Config) -> Result<ServerSettings, Failure> {
             well_known: well_known(config),
         },
         edge: edge(config)?,
+        federation: config.federation.enabled.then(|| federation(config, server_name.clone())).transpose()?,
         registration_tokens: config.registration.tokens.iter().map(|token| Secret(token.0.clone())).collect(),
         server_name,
     })
@@ -85,4 +93,60 @@ fn edge(config: &Config) -> Result<EdgeSettings, Failure> {
         trusted_proxies: trusted.map_err(Failure::new)?,
         requests_max: config.http.requests_max,
     })
+}
+
+fn federation(config: &Config, own: OwnedServerName) -> Result<FederationSettings, Failure> {
+    let federation = &config.federation;
+    let patterns = |texts: &[String]| -> Result<Vec<_>, Failure> {
+        texts.iter().map(|text| ServerPattern::parse(text).map_err(Failure::new)).collect()
+    };
+    let old = federation.old_signing_keys.iter().map(|old| {
+        let key = PublicKey::from_base64(&old.key, 0);
+        let key = key.ok_or_else(|| Failure::new(format!("{} is no ed25519 key", old.id)))?;
+        Ok(OldKey { id: old.id.clone(), bytes: key.bytes, expired_ms: old.expired_ts })
+    });
+    let notaries = federation.trusted_key_servers.iter().map(|name| ServerName::parse(name).map_err(Failure::new));
+    Ok(FederationSettings {
+        policy: ServerPolicy {
+            own,
+            allowed: federation.allowed_servers.as_deref().map(patterns).transpose()?,
+            denied: patterns(&federation.denied_servers)?,
+        },
+        old_keys: old.collect::<Result<_, Failure>>()?,
+        keys: KeyRingSettings { notaries: notaries.collect::<Result<_, _>>()? },
+        peers: PeersSettings { state_bytes_max: (federation.room_answer_mib_max as usize) << 20 },
+        outbound: OutboundSettings {
+            presence: config.presence.enabled && federation.presence,
+            typing: federation.typing,
+            receipts: federation.receipts,
+        },
+        public_rooms: config.room_directory.public_over_federation,
+    })
+}
+
+/// How we connect to other machines.
+pub(crate) fn https(config: &Config) -> Result<HttpsSettings, Failure> {
+    let outbound = &config.outbound;
+    let ranges = |texts: &[String]| -> Result<Vec<_>, Failure> {
+        texts.iter().map(|text| text.parse().map_err(Failure::new)).collect()
+    };
+    let allowed = ranges(&outbound.allowed_ip_ranges)?;
+    let policy = match &outbound.denied_ip_ranges {
+        Some(denied) => AddressPolicy::new(ranges(denied)?, allowed),
+        None => {
+            let usual = DENIED_BY_DEFAULT.iter().map(|range| range.parse().map_err(Failure::new));
+            AddressPolicy::new(usual.collect::<Result<_, Failure>>()?, allowed)
+        }
+    };
+    Ok(HttpsSettings {
+        policy,
+        extra_ca_files: outbound.extra_ca_files.clone(),
+        connect_timeout_ms: u64::from(outbound.connect_timeout_s) * 1_000,
+        ..HttpsSettings::default()
+    })
+}
+
+/// Whom we ask for addresses.
+pub(crate) fn dns(config: &Config) -> DnsSettings {
+    DnsSettings { name_servers: config.outbound.name_servers.clone(), ..DnsSettings::default() }
 }

@@ -3,6 +3,7 @@
 //! This crate decides nothing and knows no adapter. [`Server::start`] is the order in which the parts begin.
 
 mod departures;
+mod federation;
 mod health;
 mod lifecycle;
 mod registration_tokens;
@@ -14,14 +15,16 @@ use axum::Router;
 use hearth_client::{ClientSettings, ClientState};
 use hearth_core::SigningKey;
 use hearth_edge::{Authenticate, Edge, EdgeSettings};
-use hearth_ports::{Clock, Engine, Entropy, NoPeers, Peers};
+use hearth_federation::outbound::Outbound;
+use hearth_ports::{Clock, Engine, Entropy, HttpClient, NoPeers, Peers, Resolver};
 use hearth_rooms::{Rooms, RoomsSettings};
-use hearth_store::{OpenError, Store, StoreSettings};
+use hearth_store::{LoadError, OpenError, Store, StoreSettings};
 use hearth_sync::{SyncSettings, Syncs, read::Reads};
 use hearth_users::{Secret, UserSettings, Users};
 use ruma::OwnedServerName;
 
-use crate::lifecycle::Lifecycle;
+pub use crate::federation::{Federation, FederationParts, FederationSettings};
+use crate::{federation::is_federation, lifecycle::Lifecycle};
 
 /// The world outside.
 pub struct Ports {
@@ -31,6 +34,10 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// Requests to other machines.
+    pub http: Arc<dyn HttpClient>,
+    /// Names of other machines.
+    pub resolver: Arc<dyn Resolver>,
 }
 
 /// What the services are told.
@@ -50,6 +57,8 @@ pub struct ServerSettings {
     pub client: ClientSettings,
     /// The HTTP kit.
     pub edge: EdgeSettings,
+    /// Other servers; `None`: we talk to nobody.
+    pub federation: Option<FederationSettings>,
     /// Tokens that admit any number of registrations.
     pub registration_tokens: Vec<Secret>,
 }
@@ -63,31 +72,52 @@ pub enum StartError {
     /// One of the configured registration tokens.
     #[error("a registration token was not accepted: {0}")]
     RegistrationToken(#[from] hearth_users::TokenUseError),
+    /// What is yet to be sent to other servers.
+    #[error("what other servers are to be told was not read: {0}")]
+    Outbound(#[from] LoadError),
+}
+
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Apis {
+    /// The client-server API.
+    pub client: bool,
+    /// The server-server API.
+    pub federation: bool,
 }
 
 /// A running server.
 pub struct Server {
     users: Arc<Users>,
     syncs: Arc<Syncs>,
-    router: Router,
+    edge: Edge,
     lifecycle: Arc<Lifecycle>,
+    federation: Option<Arc<Federation>>,
+    /// Ends with the server.
+    _outbound: Option<Arc<Outbound>>,
 }
 
 impl Server {
     /// Starts the services, lowest first. Must be called within a tokio runtime.
     pub async fn start(settings: ServerSettings, ports: Ports, signing_key: SigningKey) -> Result<Self, StartError> {
-        let Ports { engine, clock, entropy } = ports;
+        let Ports { engine, clock, entropy, http, resolver } = ports;
         let store = Store::open(engine, settings.store).await?;
         upkeep::start(&store, Arc::clone(&clock));
         let users = Users::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&entropy), settings.users);
         registration_tokens::keep(&users, Arc::clone(&clock), settings.registration_tokens).await?;
-        let peers: Arc<dyn Peers> = Arc::new(NoPeers);
+        let key = Arc::new(signing_key);
+        let federation = settings.federation.map(|settings| {
+            let (store, clock, entropy) = (Arc::clone(&store), Arc::clone(&clock), Arc::clone(&entropy));
+            let key = Arc::clone(&key);
+            Federation::new(settings, FederationParts { store, clock, entropy, http, resolver, key })
+        });
+        let peers = federation.as_ref().map_or_else(|| Arc::new(NoPeers) as Arc<dyn Peers>, |there| there.peers());
         let rooms = Rooms::new(
             Arc::clone(&store),
             Arc::clone(&clock),
             Arc::clone(&entropy),
             Arc::clone(&peers),
-            Arc::new(signing_key),
+            key,
             settings.server_name,
             settings.rooms,
         );
@@ -97,7 +127,7 @@ impl Server {
 
         let client = ClientState {
             users: Arc::clone(&users),
-            rooms,
+            rooms: Arc::clone(&rooms),
             reads,
             syncs: Arc::clone(&syncs),
             peers,
@@ -105,17 +135,36 @@ impl Server {
         };
         let lifecycle = Arc::new(Lifecycle::default());
         let authenticate: Arc<dyn Authenticate> = users.clone();
-        let router = Edge::new(&settings.edge, authenticate, None, &*entropy)
+        let authenticate_server = federation.as_ref().map(|federation| federation.authenticate());
+        let mut edge = Edge::new(&settings.edge, authenticate, authenticate_server, &*entropy)
             .routes(&Arc::new(client), hearth_client::routes())
-            .routes(&lifecycle, health::routes())
-            .into_router();
+            .routes(&lifecycle, health::routes());
+        let mut outbound = None;
+        if let Some(federation) = &federation {
+            let sends = federation.send(&users).await?;
+            edge = federation.add_routes(edge, &rooms, &users);
+            outbound = Some(sends);
+        }
         lifecycle.become_ready();
-        Ok(Self { users, syncs, router, lifecycle })
+        Ok(Self { users, syncs, edge, lifecycle, federation, _outbound: outbound })
     }
 
     /// Everything that is served over HTTP.
     pub fn router(&self) -> Router {
-        self.router.clone()
+        self.router_of(Apis { client: true, federation: true })
+    }
+
+    /// What a listener serves. Health is on all of them, and where other servers find us is for them, too.
+    pub fn router_of(&self, apis: Apis) -> Router {
+        self.edge.router_of(|path| {
+            let is_for_all = matches!(path, "/health" | "/ready" | "/.well-known/matrix/server");
+            is_for_all || if is_federation(path) { apis.federation } else { apis.client }
+        })
+    }
+
+    /// Other servers, for an operator's commands; `None`: we talk to nobody.
+    pub fn federation(&self) -> Option<&Arc<Federation>> {
+        self.federation.as_ref()
     }
 
     /// The accounts, for an operator's commands.

@@ -8,9 +8,10 @@ use std::{
     sync::Arc,
 };
 
+use hearth_server::Federation;
 use hearth_store_rocksdb::RocksEngine;
 use hearth_users::{Account, AccountError, AccountKind, CreateError, Localpart, Users};
-use ruma::{OwnedServerName, OwnedUserId, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use super::{Answer, Request};
 use crate::data_dir::DataDir;
@@ -28,6 +29,8 @@ pub(crate) struct Operator {
     pub(crate) data: DataDir,
     /// What stands behind the colon.
     pub(crate) server_name: OwnedServerName,
+    /// The way to other servers; `None`: we talk to nobody.
+    pub(crate) federation: Option<Arc<Federation>>,
 }
 
 impl Operator {
@@ -37,6 +40,7 @@ impl Operator {
             Request::CreateUser { name, password, admin } => self.create_user(&name, &password, admin).await,
             Request::ResetPassword { name, password } => self.reset_password(&name, &password).await,
             Request::ListUsers => self.list_users().await,
+            Request::FederationCheck { server } => self.check(&server).await,
             Request::Backup { folder } => self.backup(&folder).await,
         }
     }
@@ -72,6 +76,14 @@ impl Operator {
         }
         lines.sort_unstable();
         Ok(lines.join("\n"))
+    }
+
+    async fn check(&self, server: &str) -> Answer {
+        let Some(federation) = &self.federation else {
+            return Err("this server talks to no others: federation.enabled is false".to_owned());
+        };
+        let server = ServerName::parse(server).map_err(|_| format!("`{server}` is no server name"))?;
+        Ok(federation.check(&server).await.trim_end().to_owned())
     }
 
     /// The database, and beside it what the folder needs to be a server's again.

@@ -49,9 +49,9 @@ settings! {
         memory: Memory = Memory::default();
         /// Administration.
         admin: Admin = Admin::default();
-        /// Talking to other servers. *Read, used by a later version.*
+        /// Talking to other servers.
         federation: Federation = Federation::default();
-        /// All requests that the server makes. *Read, used by a later version.*
+        /// All requests that the server makes.
         outbound: Outbound = Outbound::default();
         /// Previews of web pages. *Read, used by a later version.*
         url_preview: UrlPreview = UrlPreview::default();
@@ -69,7 +69,7 @@ settings! {
     struct Listener {
         /// An IP address and a port; `0.0.0.0` and `[::]` are all of the machine's.
         bind: SocketAddr = DEFAULT_BIND;
-        /// Which APIs: `client`, `federation`. Federation is used by a later version.
+        /// Which APIs: `client`, `federation` (with `/_matrix/key`).
         serve: Vec<Api> = vec![Api::Client, Api::Federation];
         /// The certificate chain, PEM. With it the listener speaks TLS only. Read again on SIGHUP.
         tls_certificate: Option<PathBuf> = None, example "\"/etc/hearth/tls.crt\"";
@@ -137,7 +137,7 @@ settings! {
     struct RoomDirectory {
         /// `GET /publicRooms` works without an account.
         public_without_auth: bool = false;
-        /// Other servers may read the directory. *Used by a later version.*
+        /// Other servers may read the directory.
         public_over_federation: bool = false;
     }
 
@@ -229,20 +229,54 @@ settings! {
         socket: bool = true;
     }
 
-    /// Talking to other servers. *Read, used by a later version.*
+    /// Talking to other servers.
     struct Federation {
-        /// Servers that are asked for other servers' keys.
+        /// Off: the rooms, users and aliases of other servers do not exist here, and other servers get 404.
+        enabled: bool = true;
+        /// Talk to these servers only: names of hosts without a port, `*` for any characters, `?` for one. Absent: to all.
+        allowed_servers: Option<Vec<String>> = None, example "[\"*.example.org\"]";
+        /// Never talk to these servers, even if they are allowed. Written like `allowed_servers`.
+        denied_servers: Vec<String> = Vec::new();
+        /// Servers that are asked for other servers' keys where those do not answer, or where many are needed at once. Their
+        /// word is taken, so name only servers that you trust. None: each server is asked itself.
         trusted_key_servers: Vec<String> = Vec::new();
+        /// Keys that this server signed with before the one in `data_dir`: others need them for old events.
+        old_signing_keys: Vec<OldSigningKey> = Vec::new();
+        /// The largest answer that is taken from another server on joining one of its rooms, in MiB. Such an answer is held
+        /// in memory for a while.
+        room_answer_mib_max: u32 = 50;
+        /// Tell other servers who is online, if `presence.enabled`.
+        presence: bool = true;
+        /// Tell other servers who is typing.
+        typing: bool = true;
+        /// Tell other servers what was read.
+        receipts: bool = true;
     }
 
-    /// All requests that the server makes. *Read, used by a later version.*
+    /// Keys that this server signed with before the one in `data_dir`: others need them for old events.
+    struct OldSigningKey {
+        /// The key's id.
+        id: String = String::new(), example "\"ed25519:a_abcdef\"";
+        /// The public key, base64.
+        key: String = String::new(), example "\"VGhpcyBzaG91bGQgYmUgYSByZWFsIGVkMjU1MTkga2U\"";
+        /// When it was last used, in milliseconds since 1970.
+        expired_ts: u64 = 0, example "1700000000000";
+    }
+
+    /// All requests that the server makes.
     struct Outbound {
         /// Certificate authorities that are trusted beside the system's, PEM.
         extra_ca_files: Vec<PathBuf> = Vec::new();
-        /// Any certificate is accepted, except from other servers. For tests only.
+        /// Any certificate is accepted, except from other servers. For tests only. *Read, used by a later version.*
         insecure_skip_verify_except_federation: bool = false;
         /// Addresses that are never connected to. Absent: private, loopback, link-local and reserved ranges.
         denied_ip_ranges: Option<Vec<String>> = None, example "[\"10.0.0.0/8\"]";
+        /// Addresses that are connected to although they are denied.
+        allowed_ip_ranges: Vec<String> = Vec::new();
+        /// The name servers to ask, as `192.0.2.53:53`. None: those of the system.
+        name_servers: Vec<SocketAddr> = Vec::new();
+        /// What is waited for a connection to an address, in seconds.
+        connect_timeout_s: u32 = 10;
     }
 
     /// Previews of web pages. *Read, used by a later version.*

@@ -1,11 +1,14 @@
 //! What a configuration must be beyond its types, said so that it can be put right.
 
+use hearth_core::PublicKey;
 use hearth_edge::Cidr;
+use hearth_federation::policy::ServerPattern;
+use hearth_net::AddressRange;
 use ruma::{RoomVersionId, ServerName, UserId};
 
 use super::{
     Config, Problem,
-    types::{Listener, SupportContact},
+    types::{Listener, OldSigningKey, SupportContact},
 };
 
 /// The least that argon2 takes for one lane, in KiB.
@@ -61,6 +64,7 @@ pub(crate) fn check(config: &Config) -> Vec<Problem> {
         wrong("registration.tokens", "a token has 1 to 64 characters of a-z A-Z 0-9 . _ ~ -".to_owned());
     }
     numbers(config, &mut wrong);
+    others(config, &mut wrong);
     for contact in &config.well_known.support_contacts {
         contact_problem(contact).into_iter().for_each(|message| wrong("well_known.support_contacts", message));
     }
@@ -84,6 +88,43 @@ fn numbers(config: &Config, wrong: &mut impl FnMut(&str, String)) {
             let key = format!("rate_limits.{}", limit.name());
             wrong(&key, "per_second is more than 0 and burst at least 1; enabled = false switches all off".to_owned());
         }
+    }
+}
+
+/// What concerns other servers.
+fn others(config: &Config, wrong: &mut impl FnMut(&str, String)) {
+    let federation = &config.federation;
+    let lists = [
+        ("federation.allowed_servers", federation.allowed_servers.as_deref().unwrap_or_default()),
+        ("federation.denied_servers", federation.denied_servers.as_slice()),
+    ];
+    for (key, patterns) in lists {
+        patterns.iter().filter_map(|pattern| ServerPattern::parse(pattern).err()).for_each(|e| wrong(key, e.to_string()));
+    }
+    for name in &federation.trusted_key_servers {
+        if let Err(error) = ServerName::parse(name) {
+            wrong("federation.trusted_key_servers", format!("`{name}` is no server name: {error}"));
+        }
+    }
+    for OldSigningKey { id, key, expired_ts } in &federation.old_signing_keys {
+        if !id.starts_with("ed25519:") || PublicKey::from_base64(key, 0).is_none() || *expired_ts == 0 {
+            let message = format!("`{id}`: it needs an id like ed25519:a_1, the public key in base64, and expired_ts");
+            wrong("federation.old_signing_keys", message);
+        }
+    }
+    if federation.room_answer_mib_max == 0 {
+        wrong("federation.room_answer_mib_max", "at least 1".to_owned());
+    }
+    let outbound = &config.outbound;
+    let lists = [
+        ("outbound.denied_ip_ranges", outbound.denied_ip_ranges.as_deref().unwrap_or_default()),
+        ("outbound.allowed_ip_ranges", outbound.allowed_ip_ranges.as_slice()),
+    ];
+    for (key, ranges) in lists {
+        ranges.iter().filter_map(|range| range.parse::<AddressRange>().err()).for_each(|e| wrong(key, e.to_string()));
+    }
+    if outbound.connect_timeout_s == 0 {
+        wrong("outbound.connect_timeout_s", "at least 1".to_owned());
     }
 }
 

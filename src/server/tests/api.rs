@@ -8,7 +8,7 @@ use axum::{Router, body::Body};
 use hearth_client::{ClientSettings, WellKnown};
 use hearth_core::{RoomVersion, SigningKey};
 use hearth_edge::{Access, EdgeSettings, LimitSettings};
-use hearth_ports::{ManualClock, SeededEntropy, mem::MemEngine};
+use hearth_ports::{ManualClock, NoNetwork, SeededEntropy, mem::MemEngine};
 use hearth_rooms::RoomsSettings;
 use hearth_server::{Ports, Server, ServerSettings};
 use hearth_store::StoreSettings;
@@ -46,6 +46,8 @@ impl World {
             engine: self.engine.clone(),
             clock: self.clock.clone(),
             entropy: Arc::new(SeededEntropy::new(seed)),
+            http: Arc::new(NoNetwork),
+            resolver: Arc::new(NoNetwork),
         };
         Server::start(settings, ports, SigningKey::from_seed(&[7; 32], "1")).await.unwrap()
     }
@@ -67,6 +69,7 @@ fn settings() -> ServerSettings {
             well_known: WellKnown::default(),
         },
         edge: EdgeSettings { limits: LimitSettings { enabled: false, rates: Vec::new() }, ..EdgeSettings::default() },
+        federation: None,
         registration_tokens: Vec::new(),
         server_name,
     }

@@ -1,0 +1,155 @@
+//! Whole servers that find each other, over a network in memory.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+};
+
+use axum::{Router, body::Body};
+use hearth_client::{ClientSettings, WellKnown};
+use hearth_core::{RoomVersion, SigningKey};
+use hearth_edge::EdgeSettings;
+use hearth_ports::{
+    BoxFuture, HttpAnswer, HttpClient, HttpError, HttpRequest, ManualClock, ResolveFailed, Resolver, SeededEntropy,
+    SrvTarget, mem::MemEngine,
+};
+use hearth_rooms::RoomsSettings;
+use hearth_server::{Apis, FederationSettings, Ports, Server, ServerSettings};
+use hearth_store::StoreSettings;
+use hearth_sync::SyncSettings;
+use hearth_users::UserSettings;
+use http::Request;
+use http_body_util::BodyExt as _;
+use ruma::ServerName;
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+/// Requests go to the router of the host that they name; every host is at its own address.
+#[derive(Default)]
+struct Network {
+    hosts: Mutex<HashMap<String, Router>>,
+}
+
+impl HttpClient for Network {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpAnswer, HttpError>> {
+        let router = self.hosts.lock().unwrap().get(&request.host).cloned();
+        Box::pin(async move {
+            let router = router.ok_or_else(|| HttpError::Unreachable("nobody is there".to_owned()))?;
+            let mut ask = Request::builder().method(request.method).uri(&request.path);
+            *ask.headers_mut().unwrap() = request.headers;
+            let answer = router.oneshot(ask.body(Body::from(request.body)).unwrap()).await.unwrap();
+            let (parts, body) = answer.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            Ok(HttpAnswer { status: parts.status, headers: parts.headers, body })
+        })
+    }
+}
+
+impl Resolver for Network {
+    fn addresses<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, ResolveFailed>> {
+        Box::pin(std::future::ready(Ok(vec!["192.0.2.1".parse().unwrap()])))
+    }
+
+    fn services<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<SrvTarget>, ResolveFailed>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+}
+
+impl Network {
+    async fn start(self: &Arc<Self>, name: &str, seed: u8, federates: bool) -> Server {
+        let name = ServerName::parse(name).unwrap();
+        let ports = Ports {
+            engine: MemEngine::new(),
+            clock: Arc::new(ManualClock::at_ms(1_700_000_000_000)),
+            entropy: Arc::new(SeededEntropy::new(seed.into())),
+            http: self.clone(),
+            resolver: self.clone(),
+        };
+        let settings = ServerSettings {
+            store: StoreSettings::default(),
+            users: UserSettings::new(name.clone()),
+            rooms: RoomsSettings::default(),
+            syncs: SyncSettings::default(),
+            client: ClientSettings {
+                server_name: name.clone(),
+                default_room_version: RoomVersion::DEFAULT,
+                public_rooms_without_auth: false,
+                well_known: WellKnown { server: Some(format!("{name}:443")), ..WellKnown::default() },
+            },
+            edge: EdgeSettings::default(),
+            federation: federates.then(|| FederationSettings::new(name.clone())),
+            registration_tokens: Vec::new(),
+            server_name: name.clone(),
+        };
+        let server = Server::start(settings, ports, SigningKey::from_seed(&[seed; 32], "1")).await.unwrap();
+        let mut hosts = self.hosts.lock().unwrap();
+        hosts.insert(name.to_string(), server.router());
+        hosts.insert(format!("{name}:443"), server.router());
+        drop(hosts);
+        server
+    }
+}
+
+async fn status(router: &Router, path: &str) -> u16 {
+    let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+    router.clone().oneshot(request).await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn servers_find_each_other() {
+    let network = Arc::new(Network::default());
+    let (a, _b) = (network.start("a.example", 1, true).await, network.start("b.example", 2, true).await);
+    let text = a.federation().unwrap().check(<&ServerName>::try_from("b.example").unwrap()).await;
+    for line in [
+        "looked up   /.well-known/matrix/server: b.example:443",
+        "certificate for b.example, Host: b.example:443",
+        "version     hearth ",
+        "ed25519:1: valid for 1 d 0 h, heard just now",
+        "back-off    none",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    let gone = a.federation().unwrap().check(<&ServerName>::try_from("c.example").unwrap()).await;
+    assert!(gone.contains("version     none: "), "{gone}");
+}
+
+#[tokio::test]
+async fn a_server_vouches_for_the_keys_of_another() {
+    let network = Arc::new(Network::default());
+    let (a, _b) = (network.start("a.example", 1, true).await, network.start("b.example", 2, true).await);
+    let request = Request::builder().uri("/_matrix/key/v2/query/b.example").body(Body::empty()).unwrap();
+    let answer = a.router().oneshot(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    let keys = &answer["server_keys"][0];
+    assert_eq!(keys["server_name"], "b.example");
+    for signer in ["a.example", "b.example"] {
+        assert!(keys["signatures"][signer]["ed25519:1"].is_string(), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_listener_serves_what_it_is_for() {
+    let network = Arc::new(Network::default());
+    let server = network.start("a.example", 1, true).await;
+    let (client, federation) = ("/_matrix/client/versions", "/_matrix/federation/v1/version");
+    let for_all = ["/health", "/.well-known/matrix/server"];
+    for (apis, client_status, federation_status) in [
+        (Apis { client: true, federation: true }, 200, 200),
+        (Apis { client: true, federation: false }, 200, 404),
+        (Apis { client: false, federation: true }, 404, 200),
+    ] {
+        let router = server.router_of(apis);
+        assert_eq!(status(&router, client).await, client_status, "{apis:?}");
+        assert_eq!(status(&router, federation).await, federation_status, "{apis:?}");
+        assert_eq!(status(&router, "/_matrix/key/v2/server").await, federation_status, "{apis:?}");
+        for path in for_all {
+            assert_eq!(status(&router, path).await, 200, "{apis:?} {path}");
+        }
+    }
+    let alone = network.start("b.example", 2, false).await;
+    assert_eq!(status(&alone.router(), federation).await, 404);
+    assert!(alone.federation().is_none());
+}
