@@ -1,6 +1,6 @@
 //! Events of rooms that this server is not in: of interest is only that an invite or knock of ours has ended.
 
-use hearth_core::{Event, RoomVersion};
+use hearth_core::{Event, RawEvent, RoomVersion};
 use hearth_ports::EventBytes;
 use hearth_store::tables::{Membership, OutsideRow};
 use ruma::{OwnedEventId, OwnedUserId, RoomId, ServerName};
@@ -35,17 +35,26 @@ impl Rooms {
         events: Vec<EventBytes>,
     ) -> Vec<Received> {
         let mut results = Vec::with_capacity(events.len());
+        // Of a room that we were in once the events can at least be named.
+        let version = self.known_version(room_id).await;
         for (nth, bytes) in events.into_iter().enumerate() {
+            let named = version.and_then(|version| RawEvent::parse(version, &bytes).ok());
+            let event_id = named.map(|raw| raw.event_id().to_owned());
             let taken = match nth < EVENTS_MAX {
                 true => self.receive_one_outside(origin, room_id, bytes).await,
                 false => Err(ReceiveError::NotInRoom),
             };
             results.push(match taken {
                 Ok(event_id) => Received { event_id: Some(event_id), result: Ok(()) },
-                Err(error) => Received { event_id: None, result: Err(error) },
+                Err(error) => Received { event_id, result: Err(error) },
             });
         }
         results
+    }
+
+    async fn known_version(&self, room_id: &RoomId) -> Option<RoomVersion> {
+        let room = self.writer.store.room_number(room_id).await.ok()??;
+        Some(self.writer.store.room_identity(room).await.ok()??.version)
     }
 
     /// Takes an event of a room that this server is not in: a kick or ban of a user of ours who is invited or has knocked,
