@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use hearth_core::{FormatError, Reason, RoomVersion, SignatureError};
+use hearth_core::{FormatError, RawEvent, Reason, RoomVersion, SignatureError};
 use hearth_ports::EventBytes;
 use hearth_store::{CommitError, LoadError, RoomNumber};
 use ruma::{OwnedEventId, RoomId, ServerName};
@@ -88,19 +88,7 @@ impl Rooms {
             Err(error) => return refuse_all(events.len(), &error),
         };
         let parsed = self.writer.parse(version, events).await;
-        let mut results: Vec<Received> = parsed
-            .iter()
-            .map(|raw| match raw {
-                Ok(raw) if raw.room_id() == room_id => {
-                    Received { event_id: Some(raw.event_id().to_owned()), result: Ok(()) }
-                }
-                Ok(raw) => {
-                    let result = Err(ReceiveError::Malformed(FormatError::Field("room_id")));
-                    Received { event_id: Some(raw.event_id().to_owned()), result }
-                }
-                Err(error) => Received { event_id: None, result: Err(error.clone()) },
-            })
-            .collect();
+        let mut results: Vec<Received> = parsed.iter().map(|raw| parsed_as(raw, room_id)).collect();
         if let Err(error) = self.may_bring(origin, room_id, room).await {
             results.iter_mut().for_each(|received| received.result = Err(error.clone()));
             return results;
@@ -111,6 +99,23 @@ impl Rooms {
             Ok(new) => new,
             Err(error) => return refuse_all(results.len(), &error),
         };
+        let failed = self.take_new(&source, new).await;
+        for received in &mut results {
+            let error = received.event_id.as_ref().and_then(|id| failed.get(id));
+            if let (Ok(()), Some(error)) = (&received.result, error) {
+                tracing::info!(event_id = ?received.event_id, %origin, %error, "event not taken");
+                received.result = Err(error.clone());
+            }
+        }
+        results
+    }
+
+    /// Checks the signatures of events and puts them into the room. Returns those that were not taken.
+    async fn take_new(
+        &self,
+        source: &Source<'_>,
+        new: Vec<(OwnedEventId, RawEvent)>,
+    ) -> HashMap<OwnedEventId, ReceiveError> {
         let (ids, raws): (Vec<OwnedEventId>, Vec<_>) = new.into_iter().unzip();
         let mut failed: HashMap<OwnedEventId, ReceiveError> = HashMap::new();
         let mut signed = Vec::with_capacity(ids.len());
@@ -131,14 +136,7 @@ impl Rooms {
             })),
             Err(error) => failed.extend(ids.into_iter().map(|id| (id, error.clone()))),
         }
-        for received in &mut results {
-            let error = received.event_id.as_ref().and_then(|id| failed.get(id));
-            if let (Ok(()), Some(error)) = (&received.result, error) {
-                tracing::info!(event_id = ?received.event_id, %origin, %error, "event not taken");
-                received.result = Err(error.clone());
-            }
-        }
-        results
+        failed
     }
 
     /// The number and version of a room that may take events.
@@ -168,6 +166,18 @@ impl Rooms {
             Ok(false) => Err(ReceiveError::Denied("the room's access list denies the server")),
             Err(error) => Err(ReceiveError::Unavailable(error.to_string())),
         }
+    }
+}
+
+/// What is known of an event once it was parsed.
+fn parsed_as(raw: &Result<RawEvent, ReceiveError>, room_id: &RoomId) -> Received {
+    match raw {
+        Ok(raw) => {
+            let is_here = raw.room_id() == room_id;
+            let result = if is_here { Ok(()) } else { Err(ReceiveError::Malformed(FormatError::Field("room_id"))) };
+            Received { event_id: Some(raw.event_id().to_owned()), result }
+        }
+        Err(error) => Received { event_id: None, result: Err(error.clone()) },
     }
 }
 

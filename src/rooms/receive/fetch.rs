@@ -198,7 +198,8 @@ impl Source<'_> {
             let state = peers.state(self.origin, self.room_id, at).await?;
             state.state.into_iter().chain(state.auth_chain).collect()
         } else {
-            let each = ids.iter().map(|id| async move { peers.event(self.origin, id).await.ok() });
+            let fetch = async |id: OwnedEventId| peers.event(self.origin, &id).await.ok();
+            let each: Vec<_> = ids.into_iter().map(fetch).collect();
             stream::iter(each).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
         };
         self.checked(events, Some(&wanted)).await.map_err(|error| PeerError::Unreachable(error.to_string()))

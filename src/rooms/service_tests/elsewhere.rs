@@ -153,7 +153,17 @@ impl Elsewhere {
         event
     }
 
+    /// The same under a chosen id, and behind events that need not exist; it does not become part of what is known.
+    pub(crate) fn build_named(&self, prevs: &[&EventId], act: &Act, id: &EventId) -> Event {
+        let opaque = id.localpart();
+        self.build_as(prevs, &self.all.last().unwrap().after, act, opaque)
+    }
+
     fn build(&self, prevs: &[&EventId], state: &StateMap, act: &Act) -> Event {
+        self.build_as(prevs, state, act, &format!("e{}", self.all.len()))
+    }
+
+    fn build_as(&self, prevs: &[&EventId], state: &StateMap, act: &Act, opaque: &str) -> Event {
         let sender = <&UserId>::try_from(act.sender).unwrap();
         let content = to_raw_value(&act.content).unwrap();
         let types = auth_types(self.version, act.kind, sender, act.state_key.as_deref(), &content).unwrap_or_default();
@@ -172,8 +182,8 @@ impl Elsewhere {
             redacts: act.redacts.clone(),
             origin_server_ts_ms: self.now_ms,
         };
-        let (server, opaque) = (sender.server_name(), format!("e{}", self.all.len()));
-        build(&draft, &references, Some(&self.room_id), self.version, &key_of(server), server, Some(&opaque)).unwrap()
+        let (server, room_id) = (sender.server_name(), Some(&*self.room_id));
+        build(&draft, &references, room_id, self.version, &key_of(server), server, Some(opaque)).unwrap()
     }
 
     /// Checks 4 and 5, and the states around the event.
