@@ -121,6 +121,8 @@ pub(super) fn check_state(events: Vec<(Event, bool)>, join: &Event) -> Result<Gi
             }
         }
     }
+    // From version 12 on everything rests on the create event without citing it.
+    all.sort_by_key(|event| event.kind() != "m.room.create");
     let order = in_order(&all, Event::auth_events);
     let mut decided: Vec<Given> = Vec::with_capacity(order.len());
     let mut new_places: HashMap<OwnedEventId, usize> = HashMap::with_capacity(order.len());
