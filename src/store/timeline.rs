@@ -17,7 +17,11 @@ use crate::{
 const NEWEST_ROWS_MIN: usize = 24;
 
 /// The first rows of a longer stretch, which show how densely a room's events follow each other.
-const SAMPLE_ROWS: usize = 8;
+const SAMPLE_ROWS: usize = 4;
+
+/// So often it is guessed where the rest of a stretch begins, each time from all that is known; what is missing then is
+/// read backwards.
+const GUESSES_MAX: usize = 3;
 
 /// For each row that is missing at most so many are read onwards: where the room was so much busier before that there
 /// are more, they are not worth it.
@@ -67,7 +71,7 @@ impl Store {
 
     /// The last rows of a range, newest first.
     ///
-    /// A step back costs an engine a search through all that it has in memory, a step onwards next to nothing. So the first
+    /// A step back costs an engine a search through all that it has in memory, a step onwards a tenth of that. So the first
     /// few rows tell how far back the others will lie, and from there it is read onwards.
     async fn newest(
         &self,
@@ -77,30 +81,31 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<(Order, TimelineRow)>, LoadError> {
         let mut rows = self.timeline_rows(room, start, end, SAMPLE_ROWS, true).await?;
-        let (Some((first, _)), Some((last, _))) = (rows.first().copied(), rows.last().copied()) else {
-            return Ok(rows);
-        };
         if rows.len() < SAMPLE_ROWS {
             return Ok(rows);
         }
-        let missing = limit - rows.len();
-        let positions = (first.position - last.position).saturating_mul(missing as u64) / SAMPLE_ROWS as u64;
-        let guessed = Order { position: last.position.saturating_sub(positions), within: 0 };
-        let from = match start {
-            Bound::Included(order) | Bound::Excluded(order) if order >= guessed => start,
-            _ => Bound::Included(guessed),
-        };
-        let rows_max = missing * ONWARDS_ROWS_MAX;
-        let onwards = self.timeline_rows(room, from, Bound::Excluded(last), rows_max, false).await?;
-        // Where it is full there may be more behind it, which are newer.
-        if onwards.len() < rows_max {
+        for _ in 0..GUESSES_MAX {
+            let (Some((first, _)), Some((last, _))) = (rows.first(), rows.last()) else { break };
+            let (last, missing) = (*last, limit - rows.len());
+            let span = (first.position - last.position).saturating_mul(missing as u64) / rows.len() as u64;
+            let guessed = Order { position: last.position.saturating_sub(span), within: 0 };
+            let from = match start {
+                Bound::Included(order) | Bound::Excluded(order) if order >= guessed => start,
+                _ => Bound::Included(guessed),
+            };
+            let rows_max = missing * ONWARDS_ROWS_MAX;
+            let onwards = self.timeline_rows(room, from, Bound::Excluded(last), rows_max, false).await?;
+            // Where it is full there may be more behind it, which are newer.
+            if onwards.len() == rows_max {
+                break;
+            }
             rows.extend(onwards.into_iter().rev().take(missing));
+            if rows.len() == limit || from == start || guessed.position == 0 {
+                return Ok(rows);
+            }
         }
-        let missing = limit - rows.len();
-        if missing > 0 {
-            let end = rows.last().map_or(end, |(order, _)| Bound::Excluded(*order));
-            rows.extend(self.timeline_rows(room, start, end, missing, true).await?);
-        }
+        let end = rows.last().map_or(end, |(order, _)| Bound::Excluded(*order));
+        rows.extend(self.timeline_rows(room, start, end, limit - rows.len(), true).await?);
         Ok(rows)
     }
 

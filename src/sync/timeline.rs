@@ -16,8 +16,8 @@ pub(crate) const LIMIT_MAX: usize = 500;
 /// Rows read beyond the limit: the one that shows that there are more, and the one that has the state before.
 const ROWS_BEYOND: usize = 2;
 
-/// Rows read at first by who follows a room and mostly finds one new: that one, another, and the one before them.
-const FIRST_ROWS: usize = 3;
+/// Rows read at first by who follows a room: mostly one is new, and the one before it has the state before.
+const FIRST_ROWS: usize = 2;
 
 /// Rows read at a time by searches that go on: events that a filter or the gate passes over.
 const NEXT_ROWS: usize = 200;

@@ -162,7 +162,9 @@ fn write_spliced(out: &mut Vec<u8>, object: &[u8], field: Option<(&str, &str)>, 
 
 /// Appends a text as a JSON string, in quotes.
 pub fn push_string(out: &mut Vec<u8>, text: &str) {
-    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+    // Every byte is looked at, many at a time: nearly all texts are plain.
+    let escapes = text.bytes().fold(false, |found, byte| found | (byte < 0x20) | (byte == b'"') | (byte == b'\\'));
+    if !escapes {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');
