@@ -112,10 +112,16 @@ impl Outbound {
                     // Somebody comes or goes: from here on it may be others' too.
                     self.targets.forget(*room);
                 }
-                match self.parts.store.event(*room, *event).await? {
-                    Some(stored) if self.targets.is_ours(&stored) => self.pass_on_event(page, *room, &stored).await,
-                    Some(_) | None => Ok(()),
+                if let Some(stored) = self.parts.store.event(*room, *event).await?
+                    && self.targets.is_ours(&stored)
+                {
+                    self.pass_on_event(page, *room, &stored).await?;
                 }
+                // What was looked at is the room before the event: alone then is not alone now.
+                if member.is_some() && self.targets.is_ours_alone(*room) {
+                    self.targets.forget(*room);
+                }
+                Ok(())
             }
             LogEntry::Event(EventNote { room, event: None, .. }) => {
                 self.targets.forget(*room);

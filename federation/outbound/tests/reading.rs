@@ -145,6 +145,24 @@ async fn a_room_of_ours_alone_costs_nothing_but_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_server_that_joins_through_us_hears_what_follows() {
+    let w = World::new().await;
+    let room = w.room(&["@dave:hearth.test"]).await;
+    w.say(&room, "@alice:hearth.test", "alone").await;
+    w.settle().await;
+    let joined = w.act(&room, "@bob:far.test", MemberAction::Join, "@bob:far.test").await;
+    w.set_header(&room, &joined, |header| {
+        header.origin = Some("far.test".to_owned());
+        header.relay = true;
+    })
+    .await;
+    w.settle().await;
+    w.say(&room, "@alice:hearth.test", "welcome").await;
+    w.settle().await;
+    assert_eq!(w.script.texts("far.test"), ["welcome"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn order_is_kept_one_transaction_at_a_time_of_at_most_50() {
     let w = World::new().await;
     let room = w.room(&["@bob:far.test"]).await;
