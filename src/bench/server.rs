@@ -6,7 +6,7 @@ use hearth_core::SigningKey;
 use hearth_ports::{Engine, NoPeers, SystemClock, SystemEntropy};
 use hearth_rooms::{Creation, MemberAction, MemberChange, Message, Preset, Rooms, RoomsSettings, TransactionId};
 use hearth_store::{Store, StoreSettings};
-use hearth_sync::{Reader, SyncSettings, Syncs};
+use hearth_sync::{Reader, SyncSettings, Syncs, read::Reads};
 use hearth_users::{UserSettings, Users};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use serde_json::{Map, json, value::to_raw_value};
@@ -22,6 +22,8 @@ pub struct Server {
     pub rooms: Arc<Rooms>,
     /// Shows them.
     pub syncs: Arc<Syncs>,
+    /// Shows what is asked for.
+    pub reads: Arc<Reads>,
 }
 
 impl Server {
@@ -34,8 +36,9 @@ impl Server {
         let rooms =
             Rooms::new(store.clone(), clock.clone(), entropy.clone(), Arc::new(NoPeers), key, name.clone(), settings);
         let users = Users::new(store.clone(), clock.clone(), entropy.clone(), UserSettings::new(name));
-        let syncs = Syncs::new(store.clone(), users, clock, entropy, SyncSettings::default());
-        Self { store, rooms, syncs }
+        let syncs = Syncs::new(store.clone(), users.clone(), clock.clone(), entropy, SyncSettings::default());
+        let reads = Reads::new(store.clone(), users, clock);
+        Self { store, rooms, syncs, reads }
     }
 
     /// The id of a user whom the store knows, as it does after they registered.
