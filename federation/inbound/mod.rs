@@ -5,7 +5,6 @@
 
 mod answers;
 mod directory;
-#[expect(dead_code, reason = "until transactions are taken")]
 mod ephemeral;
 mod events;
 mod hierarchy;
@@ -18,10 +17,12 @@ mod openid;
 mod profile;
 mod public_rooms;
 mod requests;
+mod send;
 mod summary;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 use std::sync::Arc;
 
@@ -30,7 +31,9 @@ use hearth_ports::Clock;
 use hearth_rooms::Rooms;
 use hearth_users::Users;
 use http::Method;
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName};
+
+use self::transactions::Transactions;
 
 /// What the operator says about requests of other servers.
 #[derive(Clone, Debug)]
@@ -41,18 +44,29 @@ pub struct InboundSettings {
     pub public_rooms: bool,
 }
 
+/// Learns of each request that a server has proven to be its own: it is there. Must not wait.
+pub type Heard = Arc<dyn Fn(&ServerName) + Send + Sync>;
+
 /// What the handlers use.
 pub struct Inbound {
     rooms: Arc<Rooms>,
     users: Arc<Users>,
     clock: Arc<dyn Clock>,
+    heard: Heard,
+    transactions: Transactions,
     settings: InboundSettings,
 }
 
 impl Inbound {
     /// The state of [`routes`].
-    pub fn new(rooms: Arc<Rooms>, users: Arc<Users>, clock: Arc<dyn Clock>, settings: InboundSettings) -> Arc<Self> {
-        Arc::new(Self { rooms, users, clock, settings })
+    pub fn new(
+        rooms: Arc<Rooms>,
+        users: Arc<Users>,
+        clock: Arc<dyn Clock>,
+        heard: Heard,
+        settings: InboundSettings,
+    ) -> Arc<Self> {
+        Arc::new(Self { rooms, users, clock, heard, transactions: Transactions::new(), settings })
     }
 }
 
@@ -70,6 +84,7 @@ pub fn routes() -> Vec<Route<Inbound>> {
         leaves::routes(),
         profile::routes(),
         public_rooms::routes(),
+        send::routes(),
     ] {
         routes.extend(family);
     }
@@ -83,5 +98,9 @@ where
     F: Future<Output = Result<Reply, Error>> + Send + 'static,
 {
     let path = format!("/_matrix/federation/{path}");
-    Route::raw(method, &[&path], Access::Server, Limit::Federation, handler)
+    let heard = move |state: Arc<Inbound>, call: Call| {
+        (state.heard)(call.origin());
+        handler(state, call)
+    };
+    Route::raw(method, &[&path], Access::Server, Limit::Federation, heard)
 }

@@ -6,6 +6,7 @@ mod news;
 mod peers;
 mod queries;
 mod reading;
+mod sending;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use hearth_store::{Store, StoreSettings};
 use hearth_users::{AccountKind, Localpart, NewAccount, UserSettings, Users};
 use http::{Request, header::AUTHORIZATION};
 use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName};
 use serde_json::{Map, Value, json, value::to_raw_value};
 use tower::ServiceExt as _;
@@ -51,6 +53,8 @@ struct World {
     state: Arc<Inbound>,
     router: Router,
     far_key: SigningKey,
+    /// Who has asked something.
+    heard: Arc<Mutex<Vec<OwnedServerName>>>,
 }
 
 impl World {
@@ -77,14 +81,17 @@ impl World {
             server_name.clone(),
             RoomsSettings::default(),
         );
+        let heard: Arc<Mutex<Vec<OwnedServerName>>> = Arc::default();
+        let hears = Arc::clone(&heard);
+        let hear = Arc::new(move |server: &ServerName| hears.lock().push(server.to_owned()));
         let settings = InboundSettings { server_name, public_rooms };
-        let state = Inbound::new(rooms.clone(), users.clone(), clock.clone(), settings);
+        let state = Inbound::new(rooms.clone(), users.clone(), clock.clone(), hear, settings);
         let settings =
             EdgeSettings { limits: LimitSettings { enabled: false, rates: Vec::new() }, ..EdgeSettings::default() };
         let router = Edge::new(&settings, users.clone(), Some(Arc::new(Servers)), &*entropy)
             .routes(&state, routes())
             .into_router();
-        Self { store, rooms, users, clock, state, router, far_key }
+        Self { store, rooms, users, clock, state, router, far_key, heard }
     }
 
     async fn request(&self, origin: &str, method: &str, path: &str, body: Bytes) -> (u16, Value) {

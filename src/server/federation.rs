@@ -123,17 +123,23 @@ impl Federation {
         Outbound::start(parts).await
     }
 
-    /// Adds the routes that other servers call.
+    /// Adds the routes that other servers call. `outbound` learns which of them are there.
     pub(crate) fn add_routes(
         &self,
         edge: Edge,
         rooms: &Arc<Rooms>,
         users: &Arc<Users>,
+        outbound: &Arc<Outbound>,
     ) -> Edge {
+        let (remote, outbound) = (Arc::clone(&self.remote), Arc::clone(outbound));
+        let heard = move |server: &ServerName| {
+            remote.heard_from(server);
+            outbound.note_alive(server);
+        };
         let settings =
             InboundSettings { server_name: self.settings.policy.own.clone(), public_rooms: self.settings.public_rooms };
         let clock = Arc::clone(&self.parts.clock);
-        let inbound = Inbound::new(Arc::clone(rooms), Arc::clone(users), clock, settings);
+        let inbound = Inbound::new(Arc::clone(rooms), Arc::clone(users), clock, Arc::new(heard), settings);
         edge.routes(&self.keys, hearth_federation::open_routes()).routes(&inbound, inbound::routes())
     }
 

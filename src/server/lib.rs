@@ -142,7 +142,7 @@ impl Server {
         let mut outbound = None;
         if let Some(federation) = &federation {
             let sends = federation.send(&users).await?;
-            edge = federation.add_routes(edge, &rooms, &users);
+            edge = federation.add_routes(edge, &rooms, &users, &sends);
             outbound = Some(sends);
         }
         lifecycle.become_ready();

@@ -10,7 +10,9 @@ async fn aliases_lead_to_rooms() {
     let world = World::new().await;
     let room_id = world.create_with(Preset::Public, |creation| creation.alias_name = Some("den".to_owned())).await;
     world.join(&room_id, &far("bob")).await;
+    world.heard.lock().clear();
     let (status, answer) = world.get("else.test", "v1/query/directory?room_alias=%23den:hearth.test").await;
+    assert_eq!(*world.heard.lock(), ["else.test"]);
     assert_eq!((status, answer), (200, json!({ "room_id": room_id, "servers": [US, FAR] })));
     for (path, expected) in [
         ("v1/query/directory?room_alias=%23none:hearth.test", expect(404, "M_NOT_FOUND")),

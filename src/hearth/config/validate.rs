@@ -99,7 +99,10 @@ fn others(config: &Config, wrong: &mut impl FnMut(&str, String)) {
         ("federation.denied_servers", federation.denied_servers.as_slice()),
     ];
     for (key, patterns) in lists {
-        patterns.iter().filter_map(|pattern| ServerPattern::parse(pattern).err()).for_each(|e| wrong(key, e.to_string()));
+        patterns
+            .iter()
+            .filter_map(|pattern| ServerPattern::parse(pattern).err())
+            .for_each(|e| wrong(key, e.to_string()));
     }
     for name in &federation.trusted_key_servers {
         if let Err(error) = ServerName::parse(name) {

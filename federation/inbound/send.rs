@@ -1,0 +1,163 @@
+//! [`PUT /v1/send`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1sendtxnid): live events and
+//! news of another server.
+
+use std::{borrow::Cow, panic::AssertUnwindSafe, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use hearth_edge::{Call, Error, Reply, Route};
+use hearth_ports::EventBytes;
+use hearth_rooms::{ReceiveError, Received};
+use http::Method;
+use metrics::counter;
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
+
+use super::{
+    Inbound,
+    answers::{BUSY_RETRY_MS, unavailable},
+    ephemeral::Ephemeral,
+    requests::{List, body, slice},
+    route,
+    transactions::Entry,
+};
+
+/// "Must not include more than 50 PDUs."
+const EVENTS_MAX: usize = 50;
+
+/// "Must not include more than 100 EDUs."
+const NEWS_MAX: usize = 100;
+
+/// The largest body, in bytes: fifty of the largest events, with escapes, and the largest news of a few rooms.
+const BODY_BYTES_MAX: usize = 10 << 20;
+
+/// The longest transaction id, in bytes, as of all ids.
+const TRANSACTION_ID_BYTES_MAX: usize = 255;
+
+/// Rooms of one transaction that receive at the same time.
+const ROOMS_AT_ONCE: usize = 4;
+
+/// Of why an event was refused, in characters.
+const REASON_MAX: usize = 300;
+
+pub(super) fn routes() -> Vec<Route<Inbound>> {
+    vec![route(Method::PUT, "v1/send/{txn_id}", send).body_max(BODY_BYTES_MAX)]
+}
+
+#[derive(Deserialize)]
+struct Body<'a> {
+    origin: OwnedServerName,
+    #[serde(borrow)]
+    pdus: List<'a, EVENTS_MAX>,
+    #[serde(borrow, default)]
+    edus: List<'a, NEWS_MAX>,
+}
+
+/// Takes a transaction. Each item is taken or refused on its own; only if something of ours fails the whole is to be sent
+/// again.
+async fn send(state: Arc<Inbound>, call: Call) -> Result<Reply, Error> {
+    let id = call.path_str("txn_id");
+    if id.len() > TRANSACTION_ID_BYTES_MAX {
+        return Err(Error::invalid_param("the transaction id is too long"));
+    }
+    let given: Body<'_> = body(&call)?;
+    let origin = call.origin();
+    if given.origin != origin {
+        return Err(Error::forbidden("the transaction is of another server than the request"));
+    }
+    let turn = match state.transactions.enter(origin, id, call.body()).await {
+        Entry::New(turn) => turn,
+        Entry::Repeated(answer) => return Ok(Reply::bytes(answer)),
+        Entry::Crowded => return Err(Error::limit_exceeded(BUSY_RETRY_MS)),
+    };
+    let mut news = Ephemeral::read(origin, &given.edus.0);
+    news.tell(&state, origin).await;
+    let rooms = by_room(origin, call.body(), &given.pdus.0);
+    // Receipts take a moment, for which events need not wait.
+    let (results, ()) = tokio::join!(receive(&state, origin, rooms), news.read_up_to(&state, origin));
+    let answer = Bytes::from(json!({ "pdus": results? }).to_string());
+    turn.answered(&answer);
+    Ok(Reply::bytes(answer))
+}
+
+/// The events by room, each room's in their order. What names no room cannot be taken, nor named in the answer: event
+/// ids depend on the room's version.
+fn by_room(origin: &ServerName, body: &Bytes, events: &[&RawValue]) -> Vec<(OwnedRoomId, Vec<EventBytes>)> {
+    #[derive(Deserialize)]
+    struct Event<'a> {
+        #[serde(borrow)]
+        room_id: Cow<'a, str>,
+    }
+    let mut rooms: Vec<(OwnedRoomId, Vec<EventBytes>)> = Vec::new();
+    for item in events {
+        let event = serde_json::from_str::<Event<'_>>(item.get()).ok();
+        let Some(room_id) = event.and_then(|event| OwnedRoomId::try_from(&*event.room_id).ok()) else {
+            counter!("hearth_federation_pdus_received_total", "outcome" => "malformed").increment(1);
+            tracing::debug!(%origin, "an event without a room was dropped");
+            continue;
+        };
+        let bytes = slice(body, item);
+        match rooms.iter_mut().find(|(known, _)| *known == room_id) {
+            Some((_, others)) => others.push(bytes),
+            None => rooms.push((room_id, vec![bytes])),
+        }
+    }
+    rooms
+}
+
+/// Takes the events; the answer has what became of each.
+async fn receive(
+    state: &Inbound,
+    origin: &ServerName,
+    rooms: Vec<(OwnedRoomId, Vec<EventBytes>)>,
+) -> Result<Map<String, Value>, Error> {
+    let received = stream::iter(rooms)
+        .map(|(room_id, events)| async move { receive_in(state, origin, &room_id, events).await })
+        .buffer_unordered(ROOMS_AT_ONCE);
+    let received: Vec<Vec<Received>> = received.collect().await;
+    let mut results = Map::new();
+    for Received { event_id, result } in received.into_iter().flatten() {
+        let result = outcome(origin, result)?;
+        if let Some(event_id) = event_id {
+            results.insert(event_id.into(), result);
+        }
+    }
+    Ok(results)
+}
+
+/// The events of one room. If taking them panics the other rooms' are taken all the same, and the server need not send
+/// for ever what we cannot take.
+async fn receive_in(state: &Inbound, origin: &ServerName, room_id: &RoomId, events: Vec<EventBytes>) -> Vec<Received> {
+    let taken = AssertUnwindSafe(state.rooms.receive(origin, room_id, events)).catch_unwind().await;
+    taken.unwrap_or_else(|_| {
+        tracing::error!(%origin, %room_id, "receiving events panicked");
+        Vec::new()
+    })
+}
+
+/// What the other server is told of an event; an error if the transaction is to be sent again.
+fn outcome(origin: &ServerName, result: Result<(), ReceiveError>) -> Result<Value, Error> {
+    let label = match &result {
+        Ok(()) => "taken",
+        Err(ReceiveError::NotInRoom) => "not_in_room",
+        Err(ReceiveError::Denied(_)) => "denied",
+        Err(ReceiveError::Malformed(_)) => "malformed",
+        Err(ReceiveError::Signature(_)) => "signature",
+        Err(ReceiveError::Rejected(_)) => "rejected",
+        Err(ReceiveError::Incomplete(_)) => "incomplete",
+        Err(ReceiveError::Unavailable(_)) => "unavailable",
+    };
+    counter!("hearth_federation_pdus_received_total", "outcome" => label).increment(1);
+    match result {
+        Ok(()) => Ok(json!({})),
+        Err(ReceiveError::Unavailable(cause)) => {
+            tracing::debug!(%origin, "a transaction is to be sent again");
+            Err(unavailable(&cause))
+        }
+        Err(error) => {
+            tracing::debug!(%origin, label, %error, "an event was refused");
+            Ok(json!({ "error": error.to_string().chars().take(REASON_MAX).collect::<String>() }))
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Transactions.
+
+use futures_util::FutureExt as _;
+use hearth_rooms::Preset;
+use hearth_users::Typing;
+use serde_json::{Value, json};
+
+use super::*;
+
+impl World {
+    /// A message of the other server's user, after these events.
+    async fn message(&self, room_id: &RoomId, sender: &str, prev: &OwnedEventId, text: &str) -> Event {
+        let room = self.store.room_number(room_id).await.unwrap().unwrap();
+        let prev = self.store.event_by_id(room, prev).await.unwrap().unwrap();
+        let mut auth: Vec<OwnedEventId> = Vec::new();
+        for (kind, key) in [("m.room.power_levels", ""), ("m.room.member", far(sender).as_str())] {
+            let row = self.store.current_state_row(room, kind, key).await.unwrap();
+            let event = self.store.event(room, row.unwrap().event.unwrap()).await.unwrap().unwrap();
+            auth.push(event.event.event_id().to_owned());
+        }
+        let fields = json!({
+            "type": "m.room.message", "sender": far(sender), "depth": prev.event.depth() + 1,
+            "prev_events": [prev.event.event_id()], "auth_events": auth,
+            "content": { "msgtype": "m.text", "body": text },
+        });
+        self.sign(RoomVersion::DEFAULT, room_id, &fields)
+    }
+
+    async fn has(&self, room_id: &RoomId, event: &Event) -> bool {
+        let room = self.store.room_number(room_id).await.unwrap().unwrap();
+        self.store.event_by_id(room, event.event_id()).await.unwrap().is_some()
+    }
+}
+
+fn transaction(events: &[&Event], news: &[Value]) -> Value {
+    let events: Vec<Value> = events.iter().map(|event| serde_json::from_str(event.json_str()).unwrap()).collect();
+    json!({ "origin": FAR, "origin_server_ts": NOW_MS, "pdus": events, "edus": news })
+}
+
+#[tokio::test]
+async fn events_are_taken_each_on_its_own() {
+    let world = World::new().await;
+    let (one, other) = (world.create(Preset::Public).await, world.create(Preset::Public).await);
+    let (_, join) = world.join(&one, &far("bob")).await;
+    let (_, other_join) = world.join(&other, &far("bob")).await;
+    let first = world.message(&one, "bob", &join, "first").await;
+    let second = world.message(&other, "bob", &other_join, "second").await;
+    let mut body = transaction(&[&first, &second], &[]);
+    let pdus = body["pdus"].as_array_mut().unwrap();
+    pdus.insert(0, json!(7));
+    pdus.insert(1, json!({ "room_id": "none", "type": "m.room.message" }));
+    let mut forged = pdus[3].clone();
+    forged["depth"] = json!(77);
+    pdus.push(forged);
+    let (status, answer) = world.put(FAR, "v1/send/1", &body).await;
+    assert_eq!(status, 200, "{answer}");
+    for event in [&first, &second] {
+        assert_eq!(answer["pdus"][event.event_id().as_str()], json!({}), "{answer}");
+    }
+    assert!(world.has(&one, &first).await && world.has(&other, &second).await);
+    let errors = answer["pdus"].as_object().unwrap().values().filter(|result| result["error"].is_string());
+    assert_eq!(errors.count(), 1, "the forged one: {answer}");
+}
+
+#[tokio::test]
+async fn a_repeated_transaction_has_the_same_answer() {
+    let world = World::new().await;
+    let room_id = world.create(Preset::Public).await;
+    let (_, join) = world.join(&room_id, &far("bob")).await;
+    let event = world.message(&room_id, "bob", &join, "once").await;
+    let typing = json!({ "room_id": room_id, "user_id": far("bob"), "typing": true });
+    let body = transaction(&[&event], &[json!({ "edu_type": "m.typing", "content": typing })]);
+    // Together, as a server does that has not waited long enough.
+    let (one, other) = tokio::join!(world.put(FAR, "v1/send/1", &body), world.put(FAR, "v1/send/1", &body));
+    assert_eq!(one.0, 200, "{one:?}");
+    assert_eq!(one, other);
+    let room = world.store.room_number(&room_id).await.unwrap().unwrap();
+    let Typing { serial, users } = world.users.typing_since(room, 0).unwrap();
+    assert_eq!(users, [far("bob")]);
+    world.users.set_typing(room, &far("bob"), None);
+    assert_eq!(world.put(FAR, "v1/send/1", &body).await, one);
+    assert!(world.users.typing_since(room, serial).unwrap().users.is_empty(), "it was not taken once more");
+    // The same id with something else in it is another transaction.
+    let stop = transaction(&[], &[]);
+    assert_eq!(world.put(FAR, "v1/send/1", &stop).await, (200, json!({ "pdus": {} })));
+}
+
+#[tokio::test]
+async fn transactions_have_bounds() {
+    let world = World::new().await;
+    let of = |pdus: usize, edus: usize| json!({ "origin": FAR, "pdus": vec![1; pdus], "edus": vec![1; edus] });
+    assert_eq!(world.put(FAR, "v1/send/1", &of(50, 100)).await, (200, json!({ "pdus": {} })));
+    for (body, expected) in [
+        (of(51, 0), expect(400, "M_BAD_JSON")),
+        (of(0, 101), expect(400, "M_BAD_JSON")),
+        (json!({ "origin": FAR }), expect(400, "M_BAD_JSON")),
+        (json!({ "pdus": [] }), expect(400, "M_BAD_JSON")),
+        (json!({ "origin": FAR, "pdus": {} }), expect(400, "M_BAD_JSON")),
+        (json!({ "origin": "else.test", "pdus": [] }), expect(403, "M_FORBIDDEN")),
+        (json!({ "origin": FAR, "pdus": [], "x": "y".repeat(10 << 20) }), expect(413, "M_TOO_LARGE")),
+    ] {
+        assert_eq!(world.refused(FAR, "PUT", "v1/send/2", &body).await, expected);
+    }
+    let long = format!("v1/send/{}", "x".repeat(256));
+    assert_eq!(world.refused(FAR, "PUT", &long, &of(0, 0)).await, expect(400, "M_INVALID_PARAM"));
+}
+
+#[tokio::test]
+async fn one_transaction_at_a_time_and_few_wait() {
+    use crate::inbound::transactions::{Entry, Transactions};
+    let transactions = Transactions::new();
+    let (far, other): (&ServerName, &ServerName) = (FAR.try_into().unwrap(), "else.test".try_into().unwrap());
+    let (body, answer) = (Bytes::from_static(b"{}"), Bytes::from_static(b"{\"pdus\":{}}"));
+    let Entry::New(turn) = transactions.enter(far, "1", &body).await else { panic!("it is new") };
+    let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(transactions.enter(far, "1", &body))).collect();
+    assert!(waiting.iter_mut().all(|entry| entry.now_or_never().is_none()));
+    assert!(matches!(transactions.enter(far, "2", &body).await, Entry::Crowded));
+    assert!(matches!(transactions.enter(other, "1", &body).await, Entry::New(_)), "others need not wait");
+    // One goes away.
+    waiting.pop();
+    turn.answered(&answer);
+    for entry in waiting {
+        assert!(matches!(entry.await, Entry::Repeated(bytes) if bytes == answer));
+    }
+    assert!(matches!(transactions.enter(far, "2", &body).await, Entry::New(_)));
+    assert!(matches!(transactions.enter(far, "1", &Bytes::from_static(b"[]")).await, Entry::New(_)));
+}
