@@ -112,6 +112,10 @@ pub enum Step {
 #[derive(Debug, Default)]
 pub struct Catchup {
     stored: HashMap<OwnedEventId, Stored>,
+    /// Those that are stored, with or without a place: it did not matter so far.
+    inexact: HashSet<OwnedEventId>,
+    /// Whether the last question for how events are stored was exact.
+    is_exact: bool,
     /// Events to be placed.
     wanted: HashMap<OwnedEventId, Wanted>,
     /// Events that others may rest on.
@@ -179,7 +183,14 @@ impl Catchup {
 
     /// How events are stored: the answer to [`Step::LookUp`].
     pub fn looked_up(&mut self, found: impl IntoIterator<Item = (OwnedEventId, Stored)>) {
-        self.stored.extend(found);
+        for (id, stored) in found {
+            if self.is_exact || stored != Stored::Outlier {
+                self.inexact.remove(&id);
+            } else {
+                self.inexact.insert(id.clone());
+            }
+            self.stored.insert(id, stored);
+        }
     }
 
     /// The answer to [`Step::FetchMissing`], perhaps none.
@@ -229,6 +240,7 @@ impl Catchup {
     pub fn poll(&mut self) -> Step {
         loop {
             if let Some((ids, exact)) = self.unknown() {
+                self.is_exact = exact;
                 return Step::LookUp { ids, exact };
             }
             self.drop_placed();
@@ -263,7 +275,8 @@ impl Catchup {
         }
         stored.extend(self.rest.iter().flat_map(|(id, rest)| rest.event.event().auth_events().iter().chain([id])));
         for (ids, exact) in [(placed, true), (stored, false)] {
-            let ids = ids.into_iter().filter(|id| !self.stored.contains_key(*id));
+            let is_open = |id: &&OwnedEventId| !self.stored.contains_key(*id) || exact && self.inexact.contains(*id);
+            let ids = ids.into_iter().filter(is_open);
             let ids: Vec<OwnedEventId> = ids.take(LOOKED_UP_MAX).cloned().collect();
             if !ids.is_empty() {
                 return Some((ids, exact));
