@@ -29,6 +29,7 @@ async function createHearth(folder, { authority, relay, config = {} }) {
     ],
     outbound: { extra_ca_files: [authority.certificate], denied_ip_ranges: [] },
     federation: { trusted_key_servers: [] },
+    room_directory: { public_over_federation: true },
     ...config,
   }));
 }
