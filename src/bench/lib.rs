@@ -18,11 +18,13 @@
 //!
 //! RocksDB's files lie in `target/tmp`, because `/tmp` is memory on many machines, which knows no fsync.
 
+mod incoming;
 mod rocks;
 mod server;
 mod subject;
 mod world;
 
+pub use incoming::Incoming;
 pub use rocks::RocksFolder;
 pub use server::{Server, reader};
 pub use subject::{Subject, Taken};

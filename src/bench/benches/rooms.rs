@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use hearth_bench::{RocksFolder, Server, Subject, Taken};
+use hearth_bench::{Incoming, RocksFolder, Server, Subject, Taken};
 use hearth_ports::{Engine, mem::MemEngine};
 use ruma::OwnedRoomId;
 use tokio::{runtime::Runtime, task::JoinSet};
@@ -35,6 +35,26 @@ fn bench(subject: &mut Subject, engine: &str, runtime: &Runtime, over: Arc<dyn E
     sends(subject, engine, runtime, &server);
     subject.time(&format!("{engine}/create a room"), || runtime.block_on(server.create(0)));
     joins(subject, engine, runtime, &server);
+    receives(subject, engine, runtime, &server);
+}
+
+/// Events of one transaction.
+const RECEIVED: u64 = 50;
+
+/// Transactions of another server: messages in a line, and of two branches that meet each time, one of which sets state.
+fn receives(subject: &mut Subject, engine: &str, runtime: &Runtime, server: &Server) {
+    for (what, is_forked) in [("receive, in a line", false), ("receive, branches that meet", true)] {
+        let room = runtime.block_on(server.create(0));
+        let mut incoming = runtime.block_on(Incoming::into(server, &room));
+        subject.time_batches(&format!("{engine}/{what}"), RECEIVED, |rounds| {
+            let mut all = Taken::default();
+            for _ in 0..rounds {
+                let events = incoming.transaction(RECEIVED as usize, is_forked);
+                all += Taken::by(|| runtime.block_on(incoming.send(server, events)));
+            }
+            all
+        });
+    }
 }
 
 fn sends(subject: &mut Subject, engine: &str, runtime: &Runtime, server: &Server) {
