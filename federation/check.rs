@@ -43,6 +43,11 @@ pub async fn check(remote: &Remote, keys: &KeyRing, server: &ServerName, now_ms:
     }
     let version = match version(remote, server).await {
         Ok(version) => version,
+        // The reason is the operator's own, and so is what they read here.
+        Err(error @ PeerError::Denied) => {
+            let reason = remote.last_failure(server).unwrap_or_default();
+            format!("none: {error} ({reason})")
+        }
         Err(error) => format!("none: {error}"),
     };
     let _ = writeln!(text, "  version     {version}");
@@ -213,6 +218,9 @@ b.example
         assert!(text.contains("  version     none: b.example:1: not reached: no route\n"), "{text}");
         assert!(text.contains("  keys        not fetched: "), "{text}");
         assert!(text.contains("  back-off    1 failures in a row, the first just now; left alone for 0 s\n"), "{text}");
+        net.fail("b.example:1", "/", HttpError::Denied("192.0.2.1 is in a denied range".to_owned()));
+        let text = check(&remote, &keys, server, NOW_MS + 100).await;
+        assert!(text.contains("(connecting is not allowed: 192.0.2.1 is in a denied range)\n"), "{text}");
         let own = check(&remote, &keys, server_name!("a.example"), NOW_MS).await;
         assert_eq!(own, "a.example\n  we don't talk to it: this is us\n");
     }

@@ -82,6 +82,8 @@ struct Server {
     turns: Semaphore,
     /// Guards these few numbers; never held over a wait.
     backoff: Mutex<Backoff>,
+    /// Why the last request came to nothing, for the operator.
+    last_failure: Mutex<Option<Arc<str>>>,
 }
 
 impl Remote {
@@ -185,6 +187,7 @@ impl Remote {
             Ok(answer) => answer,
             Err(failure) => {
                 tracing::debug!(server = %to, %failure, "a request came to nothing");
+                *server.last_failure.lock() = Some(failure.to_string().into());
                 return Err(match failure {
                     Failure::NoTurn => PeerError::Unreachable(format!("{to}: {failure}")),
                     Failure::Unreached(reason) => {
@@ -282,6 +285,11 @@ impl Remote {
         self.servers.get(name)?.backoff.lock().check(Urgency::Routine, self.clock.now_ms()).err()
     }
 
+    /// Why the last request to a server that came to nothing did.
+    pub fn last_failure(&self, name: &ServerName) -> Option<Arc<str>> {
+        self.servers.get(name)?.last_failure.lock().clone()
+    }
+
     /// Servers that are reached again after they were not. Some may be lost on a slow listener.
     pub fn subscribe_alive(&self) -> broadcast::Receiver<OwnedServerName> {
         self.alive.subscribe()
@@ -300,7 +308,7 @@ impl Remote {
 
 impl Server {
     fn new() -> Self {
-        Self { turns: Semaphore::new(REQUESTS_PER_SERVER), backoff: Mutex::default() }
+        Self { turns: Semaphore::new(REQUESTS_PER_SERVER), backoff: Mutex::default(), last_failure: Mutex::default() }
     }
 }
 

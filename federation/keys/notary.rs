@@ -8,7 +8,11 @@ use futures_util::{StreamExt as _, stream};
 use hearth_store::tables::KeyAnswerRow;
 use ruma::OwnedServerName;
 
-use super::{answer::key_ids, known::Known, ring::KeyRing};
+use super::{
+    answer::key_ids,
+    known::Known,
+    ring::{Because, KeyRing},
+};
 
 /// Servers of one query that are looked for; further ones are left out of the answer.
 pub(super) const SERVERS_MAX: usize = 250;
@@ -98,7 +102,7 @@ impl KeyRing {
             let Ok(_turn) = self.notary_fetches.try_acquire() else {
                 return (asked, self.load(&server).await);
             };
-            let found = self.find(&server, |known| asked.is_answered(known, self.now_ms()));
+            let found = self.find(&server, Because::Strangers, |known| asked.is_answered(known, self.now_ms()));
             let known = match tokio::time::timeout(FETCHES_TIMEOUT, found).await {
                 Ok((known, _)) => known,
                 Err(_) => self.load(&server).await,

@@ -38,10 +38,14 @@ const ATTEMPTS_BURST: u32 = 8;
 /// … and then again after so long, in milliseconds. "Requesting servers should limit how frequently they query."
 const ATTEMPT_EVERY_MS: u64 = 60_000;
 
-/// Servers that are asked at once, in all.
+/// Servers that are asked at once because we want to know.
 const FETCHES_MAX: usize = 128;
 
-/// Servers that are asked at once because others want to hear about them from us.
+/// Servers that are asked at once because somebody speaks in their name, or wants to hear about them from us: anybody can,
+/// so it must not be in the way of what we want to know.
+const STRANGERS_FETCHES_MAX: usize = 96;
+
+/// Of them, those that others want to hear about from us.
 const NOTARY_FETCHES_MAX: usize = 32;
 
 /// Servers that one caller waits for at once.
@@ -94,9 +98,18 @@ pub struct KeyRing {
     flights: Flights<OwnedServerName>,
     attempts: Cache<OwnedServerName, Arc<Mutex<Attempts>>>,
     fetches: Semaphore,
-    /// Of them, those that strangers make us do.
+    strangers_fetches: Semaphore,
     pub(super) notary_fetches: Semaphore,
     new_rows: Mutex<Bucket>,
+}
+
+/// Why a server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Because {
+    /// We want to know.
+    WeNeed,
+    /// Somebody else made us.
+    Strangers,
 }
 
 #[derive(Clone)]
@@ -138,6 +151,7 @@ impl KeyRing {
             flights: Flights::new(),
             attempts: Cache::new(ATTEMPTS_MAX),
             fetches: Semaphore::new(FETCHES_MAX),
+            strangers_fetches: Semaphore::new(STRANGERS_FETCHES_MAX),
             notary_fetches: Semaphore::new(NOTARY_FETCHES_MAX),
             new_rows,
         })
@@ -183,7 +197,7 @@ impl KeyRing {
             self.ask_notaries(&mut missing, &note).await;
         }
         let itself = missing.into_iter().map(|(server, wanted)| async move {
-            let (known, _) = self.find(&server, |known| known.satisfies(self.need(&wanted))).await;
+            let (known, _) = self.find(&server, Because::WeNeed, |known| known.satisfies(self.need(&wanted))).await;
             (server, wanted, known)
         });
         let mut answers = stream::iter(itself).buffer_unordered(FETCHES_PER_CALL);
@@ -203,7 +217,7 @@ impl KeyRing {
     pub async fn for_request(self: &Arc<Self>, server: &ServerName, key_ids: &[String]) -> PublicKeys {
         let server = server.to_owned();
         let need = Need::ForRequest(key_ids, self.clock.now_ms());
-        let (mut known, attempted) = self.find(&server, |known| known.satisfies(need)).await;
+        let (mut known, attempted) = self.find(&server, Because::Strangers, |known| known.satisfies(need)).await;
         if attempted && !known.satisfies(need) {
             let wanted = WantedKeys { ids: key_ids.iter().cloned().collect(), at_ms: self.clock.now_ms() };
             let mut missing = BTreeMap::from([(server.clone(), wanted)]);
@@ -217,7 +231,7 @@ impl KeyRing {
     pub async fn for_request_anew(self: &Arc<Self>, server: &ServerName) -> PublicKeys {
         let server = server.to_owned();
         let heard_ms = self.load(&server).await.heard_ms;
-        let (known, _) = self.find(&server, |known| known.heard_ms > heard_ms).await;
+        let (known, _) = self.find(&server, Because::Strangers, |known| known.heard_ms > heard_ms).await;
         PublicKeys(BTreeMap::from([(server, known.for_requests(self.clock.now_ms()))]))
     }
 
@@ -243,7 +257,8 @@ impl KeyRing {
 
     /// What verifies the signatures of a server that is trusted to speak for others.
     async fn of_notary(self: &Arc<Self>, notary: &OwnedServerName) -> PublicKeys {
-        let (known, _) = self.find(notary, |known| !known.for_requests(self.clock.now_ms()).is_empty()).await;
+        let (known, _) =
+            self.find(notary, Because::WeNeed, |known| !known.for_requests(self.clock.now_ms()).is_empty()).await;
         PublicKeys(BTreeMap::from([(notary.clone(), known.for_requests(self.clock.now_ms()))]))
     }
 
@@ -257,6 +272,7 @@ impl KeyRing {
     pub(super) async fn find(
         self: &Arc<Self>,
         server: &OwnedServerName,
+        because: Because,
         is_enough: impl Fn(&Known) -> bool,
     ) -> (Arc<Known>, bool) {
         let known = self.load(server).await;
@@ -272,7 +288,7 @@ impl KeyRing {
         if is_enough(&known) || asked_meanwhile || !self.may_ask(&attempts) {
             return (known, asked_meanwhile);
         }
-        (self.ask(server, &attempts).await.unwrap_or(known), true)
+        (self.ask(server, because, &attempts).await.unwrap_or(known), true)
     }
 
     /// Asks again behind the back of whoever uses keys that are half over.
@@ -289,13 +305,14 @@ impl KeyRing {
         let (ring, server) = (Arc::clone(self), server.clone());
         tokio::spawn(async move {
             let _flight = ring.flights.enter(&server).await;
-            ring.ask(&server, &attempts).await;
+            ring.ask(&server, Because::WeNeed, &attempts).await;
         });
     }
 
     /// Asks a server and remembers its answer. `None`: there was none that counts.
-    async fn ask(&self, server: &OwnedServerName, attempts: &Mutex<Attempts>) -> Option<Arc<Known>> {
-        let _turn = self.fetches.acquire().await.expect("it is never closed");
+    async fn ask(&self, server: &OwnedServerName, because: Because, attempts: &Mutex<Attempts>) -> Option<Arc<Known>> {
+        let turns = if because == Because::WeNeed { &self.fetches } else { &self.strangers_fetches };
+        let _turn = turns.acquire().await.expect("it is never closed");
         // Somebody speaks in its name, so it may be back.
         let answer = fetch::from_itself(&self.remote, server, Urgency::Person).await;
         let outcome = if answer.is_ok() { "found" } else { "failed" };
