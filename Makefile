@@ -15,8 +15,8 @@ export CARGO_TERM_COLOR ?= auto
 DATA ?= $(CURDIR)/data
 STAGE := .ci/stage
 
-# The binary under test. One profile serves clippy, the unit tests and the end-to-end runs, so that RocksDB's C++
-# is compiled once.
+# The binary under test, as the unit tests build it: one set of features and one profile, so that dependencies and RocksDB's C++
+# are compiled once.
 export HEARTH_BIN ?= $(CURDIR)/target/debug/hearth
 
 .PHONY: run test setup check unit binary e2e crash federation sytest bench deny
@@ -40,7 +40,7 @@ unit:
 	@$(STAGE) unit 2700 cargo test --workspace --locked --no-fail-fast
 
 binary:
-	@$(STAGE) binary 1500 cargo build --workspace --bins --locked
+	@$(STAGE) binary 1500 cargo test --workspace --locked --no-run
 
 e2e: binary
 	@$(STAGE) e2e 480 npm --prefix src/e2e test
