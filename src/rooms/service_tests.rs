@@ -1,6 +1,6 @@
 //! Tests of the service on the in-memory engine, with a set clock and seeded entropy.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hearth_core::{RoomVersion, SigningKey};
 use hearth_ports::{Engine, ManualClock, NoPeers, SeededEntropy, mem::MemEngine};
@@ -174,6 +174,19 @@ impl World {
         }
         events
     }
+}
+
+/// How long a test waits for what other tasks do, before it says that they never did it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Until a commit waits at the paused engine.
+pub(crate) async fn commit_waits(engine: &MemEngine) {
+    let waits = async {
+        while engine.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waits).await.expect("something is committed");
 }
 
 pub(crate) fn user(name: &str) -> OwnedUserId {

@@ -2,7 +2,7 @@ use hearth_core::RoomVersion;
 use hearth_ports::mem::Failure;
 use serde_json::{Map, Value, json};
 
-use super::{World, assert_invalid, creation, object, user};
+use super::{World, assert_invalid, commit_waits, creation, object, user};
 use crate::{AliasError, CreateError, Creation, InitialState, Preset};
 
 #[tokio::test]
@@ -171,15 +171,11 @@ async fn an_alias_belongs_to_one_room_and_a_failed_creation_frees_it() {
     let failing = async {
         engine.pause();
         for _ in 0..2 {
-            while engine.waiting() == 0 {
-                tokio::task::yield_now().await;
-            }
+            commit_waits(&engine).await;
             engine.resume();
             engine.pause();
         }
-        while engine.waiting() == 0 {
-            tokio::task::yield_now().await;
-        }
+        commit_waits(&engine).await;
         engine.fail_next(Failure::Before);
         engine.resume();
     };

@@ -3,7 +3,10 @@
 use hearth_core::RoomVersion;
 use serde_json::json;
 
-use super::twin::{Town, towns};
+use super::{
+    commit_waits,
+    twin::{Town, towns},
+};
 use crate::{MemberAction, Membership, Preset, SendError};
 
 use MemberAction::{Invite, Join, Knock, Leave};
@@ -325,9 +328,7 @@ async fn a_load_that_was_broken_off_is_taken_up() {
     // Commit by commit, until the state is written but not yet seen.
     let room = b.world.number(&room_id).await;
     while b.world.store.current_state_row(room, "m.room.topic", "").await.unwrap().is_none() {
-        while b.world.engine.waiting() == 0 {
-            tokio::task::yield_now().await;
-        }
+        commit_waits(&b.world.engine).await;
         b.world.engine.resume();
         b.world.engine.pause();
     }

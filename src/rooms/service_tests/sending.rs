@@ -5,7 +5,7 @@ use hearth_ports::mem::{Failure, MemEngine};
 use hearth_store::{StateVersion, tables};
 use serde_json::{json, value::RawValue};
 
-use super::{World, assert_forbidden, message, user};
+use super::{World, assert_forbidden, commit_waits, message, user};
 use crate::{MemberAction, Message, Preset, SendError};
 
 #[tokio::test]
@@ -64,9 +64,7 @@ async fn what_waits_is_one_batch_and_fails_alone() {
         tokio::spawn(async move { world.say(&room_id, sender, text).await })
     };
     let first = task("alice", "first");
-    while world.engine.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    commit_waits(&world.engine).await;
     let others = [task("alice", "second"), task("eve", "not a member"), task("alice", "third")];
     for _ in 0..10 {
         tokio::task::yield_now().await;
@@ -193,9 +191,7 @@ async fn a_caller_that_goes_away_does_not_stop_the_room() {
         let (world, room_id) = (world.clone(), room_id.clone());
         tokio::spawn(async move { world.say(&room_id, "alice", "abandoned").await })
     };
-    while world.engine.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    commit_waits(&world.engine).await;
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
     world.engine.resume();
@@ -255,9 +251,7 @@ async fn large_events_that_wait_together_are_several_batches() {
         tokio::spawn(async move { world.say(&room_id, "alice", &text).await })
     };
     let tasks: Vec<_> = (0..100).map(|_| task()).collect();
-    while world.engine.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    commit_waits(&world.engine).await;
     world.engine.resume();
     for task in tasks {
         task.await.unwrap().unwrap();
@@ -276,9 +270,7 @@ async fn a_room_takes_only_so_much_that_waits() {
             tokio::spawn(async move { world.say(&room_id, "alice", &nth.to_string()).await })
         })
         .collect();
-    while world.engine.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    commit_waits(&world.engine).await;
     for _ in 0..5 {
         tokio::task::yield_now().await;
     }
