@@ -40,7 +40,7 @@ const STATE_IDS_MAX: usize = 200_000;
 const REST_BYTES_MAX: usize = 32 << 20;
 
 /// Ids that are looked up at once.
-const LOOKED_UP_MAX: usize = 5_000;
+const LOOKED_UP_MAX: usize = 20_000;
 
 /// How an event is known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use futures_util::{StreamExt as _, stream};
 use hearth_core::{BuildError, Draft, Reason, References, RoomVersion, build};
 use hearth_ports::Table;
 use hearth_store::{
@@ -32,6 +33,9 @@ const ROOM_ID_CHARACTERS: usize = 18;
 
 /// Users invited when a room is created: each is an event of the same batch.
 const INVITES_MAX: usize = 500;
+
+/// Users of other servers who are invited at once: a dead server costs a time-out.
+const INVITES_AT_ONCE: usize = 16;
 
 /// Events given when a room is created.
 const INITIAL_STATE_MAX: usize = 1_000;
@@ -218,7 +222,7 @@ impl Rooms {
         is_direct: bool,
         invited: Vec<(OwnedUserId, Map<String, Value>)>,
     ) {
-        for (target, mut content) in invited {
+        let invites = stream::iter(invited).for_each_concurrent(INVITES_AT_ONCE, |(target, mut content)| async move {
             if is_direct {
                 content.insert("is_direct".to_owned(), true.into());
             }
@@ -233,7 +237,8 @@ impl Rooms {
             if let Err(error) = self.invite_remote(change).await {
                 tracing::info!(%room_id, %target, %error, "not invited into a new room");
             }
-        }
+        });
+        invites.await;
     }
 
     fn alias_named(&self, name: &str, is_admin: bool) -> Result<OwnedRoomAliasId, CreateError> {

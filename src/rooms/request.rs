@@ -198,7 +198,8 @@ impl Writer {
             }
             references.prev_events.push(id);
         }
-        references.depth = deepest + 1;
+        // Events of old room versions may say to be of any depth.
+        references.depth = deepest.saturating_add(1);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use hearth_store::{
     Corrupt, EventNumber, LoadError, StateKeyNumber, StateVersion,
     tables::{EventFlags, EventHeader, Extremity},
 };
-use ruma::EventId;
+use ruma::{EventId, OwnedEventId};
 
 use super::{Group, NewPair, PlaceError, Placing, StateAfter, Verdict};
 use crate::cache::{Entry, RoomCache};
@@ -20,6 +20,9 @@ const EXTREMITIES_MAX: usize = 20;
 /// Events without effect that are followed back to those that have one. Longer chains of them leave extremities behind
 /// that the next event of ours merges.
 const WITHOUT_EFFECT_MAX: usize = 100;
+
+/// Events whose numbers are read at once.
+const IDS_AT_ONCE: usize = 2_000;
 
 /// A stored event, or one that the batch stores.
 #[derive(Clone, Debug)]
@@ -51,6 +54,21 @@ impl Group<'_> {
             Some(number) => Ok(Some(*number)),
             None => self.writer.store.event_number(cache.number, id).await,
         }
+    }
+
+    /// The numbers of those of the events that are stored, in their order.
+    pub(crate) async fn numbers_of(
+        &self,
+        cache: &RoomCache,
+        ids: &[OwnedEventId],
+    ) -> Result<Vec<EventNumber>, LoadError> {
+        let mut numbers = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(IDS_AT_ONCE) {
+            let stored = self.writer.store.event_numbers(cache.number, ids).await?;
+            let each = ids.iter().zip(stored).filter_map(|(id, stored)| self.by_id.get(id).copied().or(stored));
+            numbers.extend(each);
+        }
+        Ok(numbers)
     }
 
     /// An event that has a number.
@@ -153,8 +171,10 @@ impl Group<'_> {
         Ok(StateAfter { version, replaces, pair: Some(pair) })
     }
 
-    /// The accepted event becomes an extremity in place of those that it follows, unless something here follows it
-    /// already. Returns the room's state now.
+    /// The accepted event becomes an extremity in place of those that it follows. Returns the room's state now.
+    ///
+    /// One that something here follows already changes nothing: what follows it stands on a state that another server has
+    /// told, and must not take the place of extremities whose state we know by following one event after the other.
     pub(super) async fn advance(
         &mut self,
         cache: &mut RoomCache,
@@ -162,13 +182,14 @@ impl Group<'_> {
         number: EventNumber,
         state_after: StateVersion,
     ) -> Result<StateVersion, PlaceError> {
+        if placing.origin.is_some() && self.is_followed(cache, placing.event.event_id()).await? {
+            return Ok(cache.head.state);
+        }
         let followed = self.followed(cache, placing).await?;
         let mut extremities = std::mem::take(&mut cache.head.extremities);
         extremities.retain(|extremity| !followed.contains(&extremity.event));
-        if placing.origin.is_none() || !self.is_followed(cache, placing.event.event_id()).await? {
-            let (event_id, depth) = (placing.event.event_id().to_string(), placing.event.depth());
-            extremities.insert(0, Extremity { event: number, event_id, depth });
-        }
+        let (event_id, depth) = (placing.event.event_id().to_string(), placing.event.depth());
+        extremities.insert(0, Extremity { event: number, event_id, depth });
         while extremities.len() > EXTREMITIES_MAX {
             let first = extremities.iter().map(|extremity| extremity.event).min();
             extremities.retain(|extremity| Some(extremity.event) != first);

@@ -237,10 +237,7 @@ impl Writer {
         }
         match &arriving.place {
             Place::AtState(ids) => {
-                let mut numbers = Vec::with_capacity(ids.len());
-                for id in ids.iter() {
-                    numbers.extend(group.number_of(cache, id).await?);
-                }
+                let numbers = group.numbers_of(cache, ids).await?;
                 // What is known here of the state before is not given up for what another server says.
                 states.push(group.whole_state(cache, &numbers).await?);
             }

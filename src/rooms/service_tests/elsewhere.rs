@@ -133,6 +133,12 @@ impl Elsewhere {
         self.all.last().unwrap().event.event_id().to_owned()
     }
 
+    /// The other server says that this was the state before an event.
+    pub(crate) fn tell(&mut self, at: &EventId, before: StateMap) {
+        let place = self.places[at];
+        self.all[place].before = before;
+    }
+
     /// What somebody does behind these events, whether or not it is allowed.
     pub(crate) fn make(&mut self, prevs: &[&EventId], act: &Act) -> Event {
         let state = self.state_before(prevs);

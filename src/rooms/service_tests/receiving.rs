@@ -6,6 +6,7 @@ use ruma::{EventId, room_id, server_name};
 use serde_json::{Value, json};
 
 use super::{
+    PATIENCE,
     elsewhere::Act,
     script::{BOB, CARL, DAN, Scene, ids},
     user,
@@ -242,6 +243,41 @@ async fn after_a_long_silence_there_is_a_gap() {
     scene.world.check().await;
 }
 
+/// A server tells of a state without a ban, behind an event that it keeps back and then sends: what we know by ourselves
+/// still counts.
+#[tokio::test]
+async fn a_state_that_is_told_does_not_replace_what_is_known() {
+    let scene = Scene::new(V).await;
+    let last = scene.room().last();
+    let before_ban = scene.room().get(&last).after.clone();
+    let ban = crate::MemberChange {
+        room_id: scene.room_id.clone(),
+        sender: user("alice"),
+        target: DAN.try_into().unwrap(),
+        action: MemberAction::Ban,
+        content: serde_json::Map::new(),
+        guest: false,
+    };
+    let ban = scene.world.rooms.change_member(ban).await.unwrap();
+    scene.follow().await;
+    let kept_back = scene.room().make(&[&ban], &Act::say(BOB, "kept back"));
+    let told = scene.room().make(&[kept_back.event_id()], &Act::say(BOB, "told"));
+    scene.room().tell(told.event_id(), before_ban);
+    scene.script.refused.lock().insert("missing_events");
+    scene.take(&told).await;
+    assert_eq!(scene.extremities().await.len(), 2);
+    scene.take(&kept_back).await;
+    assert!(scene.is_shown(&kept_back).await);
+    let membership = scene.world.state(&scene.room_id, "m.room.member", DAN).await.unwrap();
+    assert_eq!(membership["membership"], "ban");
+    let last = scene.room().make(&[told.event_id()], &Act::say(BOB, "and on"));
+    scene.take(&last).await;
+    scene.world.say(&scene.room_id, "alice", "no").await.unwrap();
+    let membership = scene.world.state(&scene.room_id, "m.room.member", DAN).await.unwrap();
+    assert_eq!(membership["membership"], "ban");
+    scene.world.check().await;
+}
+
 #[tokio::test]
 async fn a_state_with_holes_is_used_without_them() {
     let scene = Scene::new(V).await;
@@ -305,9 +341,12 @@ async fn a_server_that_never_answers_holds_up_nobody() {
     let (rooms, room_id) = (scene.world.rooms.clone(), scene.room_id.clone());
     let slow = tokio::spawn(async move { rooms.receive(server_name!("two"), &room_id, events).await });
     // Meanwhile others go on.
-    while !scene.is_shown(&fine).await {
-        tokio::task::yield_now().await;
-    }
+    let shown = async {
+        while !scene.is_shown(&fine).await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, shown).await.expect("others go on");
     scene.world.say(&scene.room_id, "alice", "hello").await.unwrap();
     let results = slow.await.unwrap();
     assert!(matches!(results[0].result, Err(ReceiveError::Incomplete(_))), "{results:?}");

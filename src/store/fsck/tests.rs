@@ -248,3 +248,42 @@ fn damaged_servers_are_found() {
         "2 users of b.c are said to be joined",
     );
 }
+
+#[test]
+fn damaged_gaps_and_waiting_redactions_are_found() {
+    use crate::tables::{BackwardRow, GapRow, HeldRow, backward_key, gap_key, held_key};
+    let missing = "$missing";
+    let gap = |w: &World, write: &mut Write, order, missing: &[&str]| {
+        let row = GapRow { missing: missing.iter().map(|id| (*id).to_owned()).collect() };
+        write.put(Table::Tl, gap_key(w.room.number, order), &row);
+    };
+    let backward = |w: &World, write: &mut Write, id: &str, cited_by| {
+        let row = BackwardRow { event_id: id.to_owned(), cited_by };
+        write.put(Table::Tl, backward_key(w.room.number, id), &row);
+    };
+    let world = world();
+    let mut write = Write::new(world.room.number.partition());
+    gap(&world, &mut write, last_order(&world), &[missing]);
+    backward(&world, &mut write, missing, MESSAGE);
+    wait(world.store.commit(write)).expect("nothing stands against this commit");
+    assert_eq!(problems(&world), [""; 0], "a gap is no problem");
+
+    check(|w, write| gap(w, write, last_order(w), &[]), "nothing is missing in the gap");
+    check(|w, write| gap(w, write, Order { position: 900, within: 1 }, &[missing]), "is in front of no event");
+    check(|w, write| gap(w, write, last_order(w), &[missing]), "but not among what is missing");
+    check(|w, write| backward(w, write, missing, EventNumber(90)), "is missing and cited by event 90, which is not");
+    check(
+        |w, write| {
+            let stored = wait(w.store.event(w.room.number, MESSAGE)).expect("it reads").expect("it is there");
+            backward(w, write, &stored.header.event_id, TOPIC);
+        },
+        "is said to be missing",
+    );
+    check(
+        |w, write| {
+            let row = HeldRow { redactions: vec![MESSAGE] };
+            write.put(Table::Tl, held_key(w.room.number, missing), &row);
+        },
+        "event 4 is said to wait for its target",
+    );
+}
