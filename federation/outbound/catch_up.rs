@@ -1,5 +1,5 @@
-//! What a server missed while it was away: of each room that it is in, the newest events of ours. What lies between it
-//! fetches itself, if it wants to.
+//! What a server missed while it was away: of each room that it is in, the newest events of ours, and what our users
+//! have read since. What lies between the events it fetches itself, if it wants to.
 
 use std::{ops::Bound, sync::Arc};
 
@@ -13,6 +13,7 @@ use ruma::ServerName;
 
 use super::{
     Outbound,
+    ephemeral::ReceiptNews,
     queue::{CatchUp, Progress},
 };
 
@@ -25,38 +26,53 @@ const EVENTS_AT_ONCE: usize = 100;
 /// Events of a timeline that are looked at. Where others wrote so many since, they lead the server to ours.
 const EVENTS_MAX: usize = 1_000;
 
+/// Receipts of one step, unless one room has more: as many as may wait for one destination.
+const RECEIPTS_AT_ONCE: usize = 1_000;
+
+/// Some of what a server missed.
+pub(super) struct Missed {
+    pub(super) events: Vec<Bytes>,
+    pub(super) receipts: Vec<Arc<ReceiptNews>>,
+    /// Where to go on once it has them.
+    pub(super) progress: Progress,
+}
+
 impl Outbound {
-    /// The next events that a server missed, at most so many, and where to go on once it has them.
+    /// The next that a server missed, at most so many events.
     pub(super) async fn missed(
         &self,
         server: &ServerName,
         catch_up: &CatchUp,
         pdus_max: usize,
-    ) -> Result<(Vec<Bytes>, Progress), LoadError> {
+    ) -> Result<Missed, LoadError> {
+        let (mut events, mut receipts) = (Vec::new(), Vec::new());
         let rooms = self.shared_rooms(server, catch_up.next_room).await?;
         if rooms.is_empty() && catch_up.next_room.is_none() {
-            return Ok((Vec::new(), Progress::Alone));
+            return Ok(Missed { events, receipts, progress: Progress::Alone });
         }
         let keys: Vec<Key> = rooms.iter().map(|room| head_key(*room)).collect();
         let heads = self.parts.store.multi_get::<Head>(Table::Rm, &keys).await?;
-        let mut missed = Vec::new();
         for (room, head) in rooms.iter().zip(heads) {
             let from = catch_up.from.at(room.partition());
-            let Some(head) = head.filter(|head| head.position > from.0 && !head.loading && !head.purged) else {
-                continue;
+            let Some(head) = head.filter(|head| !head.loading && !head.purged) else { continue };
+            let newest = match head.position > from.0 {
+                true => self.newest(server, *room, &head, from).await?,
+                false => Vec::new(),
             };
-            let newest = self.newest(server, *room, &head, from).await?;
-            if !missed.is_empty() && missed.len() + newest.len() > pdus_max {
-                return Ok((missed, Progress::Before(*room)));
+            let read = self.missed_receipts(*room, from).await?;
+            let is_full = !events.is_empty() && events.len() + newest.len() > pdus_max;
+            if is_full || !receipts.is_empty() && receipts.len() + read.len() > RECEIPTS_AT_ONCE {
+                return Ok(Missed { events, receipts, progress: Progress::Before(*room) });
             }
-            missed.extend(newest.iter().take(pdus_max).map(|stored| stored.event.json().clone()));
+            events.extend(newest.iter().take(pdus_max).map(|stored| stored.event.json().clone()));
+            receipts.extend(read);
         }
         let last = rooms.last().filter(|_| rooms.len() == ROOMS_AT_ONCE);
         let progress = last.and_then(|last| last.0.checked_add(1)).map_or(Progress::Through, |next| {
             // No room need have this number: it is where the next page begins.
             Progress::Before(RoomNumber(next))
         });
-        Ok((missed, progress))
+        Ok(Missed { events, receipts, progress })
     }
 
     /// Rooms that a server is in, by number, from this one on.

@@ -68,9 +68,10 @@ impl Outbound {
         let pdus_max = PDUS_MAX - parts.pdus.len();
         match &compose.catch_up {
             Some(catch_up) if pdus_max > 0 => {
-                let (missed, progress) = self.missed(&destination.name, catch_up, pdus_max).await?;
-                parts.pdus.extend(missed);
-                taken.progress = Some(progress);
+                let missed = self.missed(&destination.name, catch_up, pdus_max).await?;
+                parts.pdus.extend(missed.events);
+                taken.progress = Some(missed.progress);
+                destination.queue.lock().push_missed_receipts(missed.receipts);
             }
             Some(_) | None => {}
         }

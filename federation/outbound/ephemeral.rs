@@ -83,6 +83,15 @@ impl Ephemeral {
         }
     }
 
+    /// Adds a receipt that was read anew, unless one of its place waits.
+    pub(super) fn push_missed(&mut self, news: Arc<ReceiptNews>) {
+        let place = (news.room_id.clone(), news.user_id.clone());
+        let known = self.receipts.get(&place);
+        if !known.is_some_and(|known| known.iter().any(|known| known.thread == news.thread)) {
+            self.push_receipt(news);
+        }
+    }
+
     fn push_receipt(&mut self, news: Arc<ReceiptNews>) {
         let known = self.receipts.entry((news.room_id.clone(), news.user_id.clone())).or_default();
         match known.iter_mut().find(|known| known.thread == news.thread) {

@@ -128,7 +128,7 @@ impl Outbound {
                 Ok(())
             }
             LogEntry::Receipt { room, private: false, .. } if self.parts.settings.receipts => {
-                self.tell_receipt(*room, at).await
+                self.tell_receipt(page, *room, at).await
             }
             LogEntry::Receipt { .. }
             | LogEntry::AccountData { .. }

@@ -14,10 +14,12 @@ mod deliver;
 mod ephemeral;
 mod follow;
 mod queue;
+mod receipts;
 mod rows;
 mod slots;
 mod sources;
 mod status;
+mod superseded;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -218,7 +220,8 @@ impl Outbound {
     }
 
     /// Queues an EDU that must reach a server, however long that takes, in the order in which they are queued: durable when
-    /// this returns. It may arrive twice. Nothing is queued for ourselves.
+    /// this returns. It may arrive twice. Nothing is queued for ourselves. Of very many that wait for a server, those are
+    /// dropped that a newer one supersedes: see `superseded.rs`.
     pub async fn queue_edu(self: &Arc<Self>, server: &ServerName, edu: &RawJsonValue) -> Result<(), QueueError> {
         if edu.get().len() > EDU_BYTES_MAX {
             return Err(QueueError::TooLarge(edu.get().len()));
@@ -232,7 +235,10 @@ impl Outbound {
     /// Stores something for a destination and lets it be sent.
     async fn queue_row(self: &Arc<Self>, destination: &Arc<Destination>, row: QueuedRow) -> Result<(), CommitError> {
         rows::put_queued(&self.parts.store, &destination.name, &row).await?;
-        destination.queue.lock().rows_stored();
+        let are_many = destination.queue.lock().rows_stored();
+        if are_many {
+            self.drop_superseded(destination).await;
+        }
         self.wake(destination);
         Ok(())
     }

@@ -12,13 +12,13 @@ use std::{
 
 use hearth_ports::{Key, PeerError};
 use hearth_store::{EventNumber, Positions, RoomNumber, tables::DestinationRow};
-use serde::Deserialize;
 
 use super::{
-    backoff::{PAUSE_MS_MAX, pause_ms},
-    ephemeral::{Ephemeral, News},
+    backoff::{PAUSE_MS_MAX, pause_ms, wished_pause_ms},
+    ephemeral::{Ephemeral, News, ReceiptNews},
     rows::{positions_of, positions_to_row},
     status::{Standing, Status},
+    superseded::Unswept,
     transaction::{PDUS_MAX, Transaction, short},
 };
 
@@ -38,9 +38,6 @@ pub(super) const ABSENT_AFTER: u32 = 5;
 /// A destination that makes itself heard is tried at once, but not more often than this, in milliseconds: it may reach
 /// us although we don't reach it.
 const ALIVE_EVERY_MS: u64 = 60_000;
-
-/// The longest pause that a server may wish for, in milliseconds.
-const WISHED_PAUSE_MS_MAX: u64 = 60 * 60 * 1_000;
 
 /// After trouble of our own (the store can't be read) a destination rests so long, in milliseconds.
 const STUMBLE_MS: u64 = 5_000;
@@ -111,6 +108,8 @@ struct InFlight {
     transaction: Arc<Transaction>,
     taken: Taken,
     events: Vec<Outgoing>,
+    /// As [`Queue::receipts_after`], of those in it.
+    receipts_after: Option<Positions>,
 }
 
 /// What a transaction was made of.
@@ -172,8 +171,11 @@ pub(super) struct Falling {
 pub(super) struct Queue {
     events: VecDeque<Outgoing>,
     ephemeral: Ephemeral,
+    /// The receipts that wait were all set after these positions; `None`: none wait.
+    receipts_after: Option<Positions>,
     /// There may be rows to be sent.
     has_rows: bool,
+    unswept: Unswept,
     in_flight: Option<InFlight>,
     failing: Option<Failing>,
     /// Our own trouble: nothing is tried before this time.
@@ -224,18 +226,36 @@ impl Queue {
         }
     }
 
-    /// Adds what may be lost; for a server that is away it is.
+    /// Adds what is of no worth later; for a server that is away it is lost.
     pub(super) fn push_news(&mut self, news: News) {
-        match (&self.failing, &news) {
-            (None, _) => self.ephemeral.push(news),
-            (Some(failing), News::Receipt(_)) if failing.failures < ABSENT_AFTER => self.ephemeral.push(news),
-            (Some(_), _) => {}
+        if self.failing.is_none() {
+            self.ephemeral.push(news);
         }
     }
 
-    /// There are rows to be sent.
-    pub(super) fn rows_stored(&mut self) {
+    /// Adds a receipt that was read from the log after these positions. A server that is absent will be told of it when it
+    /// catches up.
+    pub(super) fn push_receipt(&mut self, news: Arc<ReceiptNews>, after: &Positions) {
+        if self.failing.as_ref().is_none_or(|failing| failing.failures < ABSENT_AFTER) {
+            self.ephemeral.push(News::Receipt(news));
+            self.receipts_after.get_or_insert_with(|| after.clone());
+        }
+    }
+
+    /// Adds receipts that the destination missed. What is known of their places already is newer.
+    pub(super) fn push_missed_receipts(&mut self, missed: Vec<Arc<ReceiptNews>>) {
+        missed.into_iter().for_each(|news| self.ephemeral.push_missed(news));
+    }
+
+    /// A row was stored, or rows of before were found. Whether it is time to look which of them are superseded.
+    pub(super) fn rows_stored(&mut self) -> bool {
         self.has_rows = true;
+        self.unswept.stored()
+    }
+
+    /// All rows were looked at, and so many are left.
+    pub(super) fn rows_swept(&mut self, left: usize) {
+        self.unswept = Unswept::after(left);
     }
 
     /// When something is to be done: now (`Some` of the past), later, or, until something comes, never.
@@ -309,9 +329,15 @@ impl Queue {
         // There may be more of them.
         self.has_rows |= !taken.rows.is_empty();
         let events = self.events.drain(..taken.events.min(self.events.len())).collect();
-        match make(self.ephemeral.take(edus_max)) {
+        let ephemeral = self.ephemeral.take(edus_max);
+        let receipts_after = self.receipts_after.clone();
+        if self.ephemeral.is_empty() {
+            self.receipts_after = None;
+        }
+        match make(ephemeral) {
             Some(transaction) => {
-                self.in_flight = Some(InFlight { transaction: Arc::new(transaction), taken, events });
+                let transaction = Arc::new(transaction);
+                self.in_flight = Some(InFlight { transaction, taken, events, receipts_after });
                 Vec::new()
             }
             None => {
@@ -374,7 +400,12 @@ impl Queue {
     pub(super) fn falling(&self, read: &Positions) -> Falling {
         let held = || self.in_flight.iter().flat_map(|in_flight| &in_flight.events).chain(&self.events);
         let oldest = held().find_map(|outgoing| outgoing.page.as_ref()).map(|page| &page.after);
-        let caught_up = self.since.as_ref().or(oldest).or(self.lost_from.as_ref()).unwrap_or(read);
+        let in_flight = self.in_flight.as_ref().and_then(|in_flight| in_flight.receipts_after.as_ref());
+        let lost_from = self.lost_from.as_ref();
+        let oldest = [oldest, in_flight, self.receipts_after.as_ref(), lost_from].into_iter().flatten();
+        // They come from one reader, which only goes on.
+        let oldest = oldest.reduce(|one, other| if one.covers(other) { other } else { one });
+        let caught_up = self.since.as_ref().or(oldest).unwrap_or(read);
         let partings = held().filter(|outgoing| outgoing.parting).map(|outgoing| (outgoing.room, outgoing.event));
         let row = DestinationRow { caught_up: positions_to_row(caught_up), ..DestinationRow::default() };
         let row = match &self.failing {
@@ -418,7 +449,7 @@ impl Queue {
     fn forget_all(&mut self, since: Positions) -> Vec<Key> {
         let in_flight = self.in_flight.take();
         self.events.retain(|outgoing| outgoing.parting);
-        self.ephemeral = Ephemeral::default();
+        (self.ephemeral, self.receipts_after) = (Ephemeral::default(), None);
         self.catch_up = None;
         self.lost_from = Some(since);
         in_flight.map(|in_flight| in_flight.taken.rows).unwrap_or_default()
@@ -455,21 +486,6 @@ impl Queue {
             in_flight: self.in_flight.is_some(),
             behind,
         }
-    }
-}
-
-/// How long a server wishes to be left alone, in milliseconds.
-fn wished_pause_ms(error: &PeerError) -> u64 {
-    #[derive(Deserialize)]
-    struct Limited {
-        retry_after_ms: u64,
-    }
-    match error {
-        PeerError::Refused { status: 429, body, .. } => {
-            let limited: Option<Limited> = serde_json::from_slice(body).ok();
-            limited.map_or(0, |limited| limited.retry_after_ms.min(WISHED_PAUSE_MS_MAX))
-        }
-        _ => 0,
     }
 }
 

@@ -15,6 +15,9 @@ use super::queue::Falling;
 /// Destinations whose rows are read at the start. More than there are servers.
 const DESTINATIONS_MAX: usize = 1_000_000;
 
+/// Rows of a destination that are looked at together: less than 17 MB at their largest.
+const QUEUED_AT_ONCE: usize = 256;
+
 /// As [`DestinationRow::caught_up`] has it; of another length it is the beginning.
 pub(super) fn positions_of(row: &[u64]) -> Positions {
     if let [all] = row {
@@ -72,6 +75,19 @@ pub(super) async fn queued(
     let range = KeyRange::prefix(queued_prefix(server));
     let rows = store.scan_all(Table::Fd, range, rows_max, false).await?;
     rows.into_iter().map(|row| Ok((row.key, decode(&row.value)?))).collect()
+}
+
+/// The next of what is queued for a server, oldest first, behind this key. Empty: that was all.
+pub(super) async fn queued_behind(
+    store: &Store,
+    server: &ServerName,
+    behind: Option<&Key>,
+) -> Result<Vec<(Key, QueuedRow)>, LoadError> {
+    let mut range = KeyRange::prefix(queued_prefix(server));
+    if let Some(behind) = behind {
+        range.from = [&behind[..], &[0]].concat().into();
+    }
+    store.scan(Table::Fd, range, Page::first(QUEUED_AT_ONCE)).await
 }
 
 /// Queues something, behind all that is queued for the server.

@@ -1,22 +1,20 @@
-//! What other servers are told beside events: receipts, typing, presence, each to the servers in the room.
+//! What other servers are told beside events: typing and presence, each to the servers in the room. Receipts are in
+//! `receipts.rs`.
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Weak},
 };
 
-use hearth_store::{
-    LoadError, Position, RoomNumber, Table,
-    tables::{Membership, ReceiptRow, receipt_key},
-};
+use hearth_store::{LoadError, RoomNumber, tables::Membership};
 use hearth_users::{PresenceUpdate, TypingChange};
-use ruma::{EventId, OwnedServerName, OwnedUserId, UserId};
+use ruma::{OwnedServerName, OwnedUserId};
 use serde_json::json;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
     Outbound,
-    ephemeral::{News, PresenceNews, ReceiptNews, TypingNews},
+    ephemeral::{News, PresenceNews, TypingNews},
 };
 
 /// Somebody who goes on typing is told of again after so long, in milliseconds: servers forget within a minute.
@@ -93,30 +91,6 @@ impl Outbound {
         Ok(())
     }
 
-    /// Tells of the receipt that was set at this position, if it stands and is of one of our users.
-    pub(super) async fn tell_receipt(self: &Arc<Self>, room: RoomNumber, at: Position) -> Result<(), LoadError> {
-        if self.targets.is_ours_alone(room) {
-            return Ok(());
-        }
-        let store = &self.parts.store;
-        let places = store.receipts_between(room, at.0.saturating_sub(1), at.0, 1).await?;
-        let Some((_, place)) = places.into_iter().next() else { return Ok(()) };
-        let key = receipt_key(room, place.user, place.private, &place.thread);
-        let Some(row) = store.get::<ReceiptRow>(Table::Rm, &key).await? else { return Ok(()) };
-        let (Ok(user_id), Ok(event_id)) = (UserId::parse(&*row.user_id), EventId::parse(&*row.event_id)) else {
-            return Ok(());
-        };
-        if user_id.server_name() != self.parts.server_name {
-            return Ok(());
-        }
-        let servers = self.servers_now(room).await?;
-        let Some(room_id) = store.room_id(room).await? else { return Ok(()) };
-        let thread = place.thread;
-        let news = Arc::new(ReceiptNews { room_id, user_id, thread, event_id, ts_ms: row.ts_ms });
-        self.tell(&servers, || News::Receipt(news.clone()));
-        Ok(())
-    }
-
     /// Tells of the presences that changed since this was last asked.
     pub(super) async fn tell_presence(self: &Arc<Self>) {
         let since = self.watched.lock().presence_serial;
@@ -167,7 +141,7 @@ impl Outbound {
     }
 
     /// The other servers in a room.
-    async fn servers_now(&self, room: RoomNumber) -> Result<Vec<OwnedServerName>, LoadError> {
+    pub(super) async fn servers_now(&self, room: RoomNumber) -> Result<Vec<OwnedServerName>, LoadError> {
         let servers = self.targets.now(room).await?;
         Ok(servers.others(&self.parts.server_name).cloned().collect())
     }

@@ -131,6 +131,22 @@ impl Store {
         rows.iter().map(|row| Ok((receipt_place(&row.key)?, decode(&row.value)?))).collect()
     }
 
+    /// The newest receipts of a room set after a position, newest first, at most `limit`: see
+    /// [`Self::receipts_between`].
+    pub async fn newest_receipts(
+        &self,
+        room: RoomNumber,
+        after_position: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, ReceiptPlaceRow)>, LoadError> {
+        let range = KeyRange {
+            from: after(&receipt_place_key(room, after_position)),
+            ..KeyRange::prefix(receipt_place_prefix(room))
+        };
+        let rows = self.scan_all(Table::Rm, range, limit, true).await?;
+        rows.iter().map(|row| Ok((receipt_place(&row.key)?, decode(&row.value)?))).collect()
+    }
+
     /// The position at which a receipt was last set in a room; 0: never.
     pub(crate) async fn last_receipt(&self, room: RoomNumber) -> Result<u64, LoadError> {
         let rows = self.scan_all(Table::Rm, KeyRange::prefix(receipt_place_prefix(room)), 1, true).await?;

@@ -75,3 +75,35 @@ async fn nothing_is_queued_for_ourselves_nor_what_is_too_large() {
     let result = w.outbound.queue_edu("far.test".try_into().unwrap(), &large).await;
     assert!(matches!(result, Err(QueueError::TooLarge(_))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_long_is_bounded_by_what_there_is_to_know() {
+    let w = World::new().await;
+    queue(&w, "far.test", 0).await;
+    w.lose("far.test").await;
+    let update = async |nth: usize| {
+        let content = json!({ "user_id": format!("@u{}:{US}", nth % 3), "device_id": "D", "stream_id": nth });
+        let edu = to_raw_value(&json!({ "edu_type": "m.device_list_update", "content": content })).unwrap();
+        w.outbound.queue_edu("far.test".try_into().unwrap(), &edu).await.unwrap();
+    };
+    for nth in 0..2_500 {
+        update(nth).await;
+        if nth % 100 == 0 {
+            queue(&w, "far.test", 1 + nth / 100).await;
+        }
+    }
+    let waiting = super::super::rows::queued(&w.store, "far.test".try_into().unwrap(), 10_000).await.unwrap().len();
+    assert!(waiting < 1_100, "{waiting}");
+    w.script.set("far.test", Manner::Takes);
+    w.pass_ms(w.retry_in_ms("far.test")).await;
+    let sent = w.script.take("far.test");
+    let edus = |kind: &str| -> Vec<Value> {
+        let edus = sent.iter().flat_map(Sent::edus).filter(|edu| edu["edu_type"] == kind);
+        edus.map(|edu| edu["content"].clone()).collect()
+    };
+    let messages: Vec<_> = edus("m.direct_to_device").iter().map(|edu| edu["nth"].as_u64().unwrap()).collect();
+    assert_eq!(messages, (0..=25).collect::<Vec<_>>(), "no message is ever dropped");
+    let updates: Vec<_> = edus("m.device_list_update").iter().map(|edu| edu["stream_id"].as_u64().unwrap()).collect();
+    assert!(updates.is_sorted(), "in order");
+    assert_eq!(updates[updates.len() - 3..], [2_497, 2_498, 2_499], "the newest of each user");
+}

@@ -131,3 +131,42 @@ async fn the_tasks_drive_it_by_themselves() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(script.take("far.test").is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_was_absent_is_told_what_was_read_meanwhile() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test", "@dave:hearth.test"]).await;
+    let quiet = w.room(&["@bob:far.test"]).await;
+    let early = w.say(&quiet, "@bob:far.test", "early").await;
+    let first = w.say(&room, "@bob:far.test", "first").await;
+    let second = w.say(&room, "@bob:far.test", "second").await;
+    w.settle().await;
+    let read = async |who: &str, room: &RoomId, event: &EventId| {
+        w.users.set_receipt(&user(who), room, ReceiptKind::Public, None, event).await.unwrap();
+        w.settle().await;
+    };
+    read("@dave:hearth.test", &room, &first).await;
+    w.script.fail("far.test");
+    // This one is what fails; the others come while it is absent.
+    read("@alice:hearth.test", &quiet, &early).await;
+    w.lose("far.test").await;
+    read("@alice:hearth.test", &room, &first).await;
+    read("@alice:hearth.test", &room, &second).await;
+    w.users.set_receipt(&user("@dave:hearth.test"), &room, ReceiptKind::Private, None, &second).await.unwrap();
+    let w = w.restarted().await;
+    w.script.set("far.test", Manner::Takes);
+    w.pass_ms(w.retry_in_ms("far.test")).await;
+    let sent = w.script.take("far.test");
+    let told = contents(&sent, "m.receipt");
+    let event_of = |room: &RoomId, who: &str| {
+        let of: Vec<_> = told.iter().map(|content| &content[room.as_str()]["m.read"][who]).collect();
+        of.iter()
+            .filter(|receipt| !receipt.is_null())
+            .map(|receipt| receipt["event_ids"][0].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(event_of(&room, "@alice:hearth.test"), [second.as_str()], "the newest, once");
+    assert_eq!(event_of(&quiet, "@alice:hearth.test"), [early.as_str()], "also what failed to arrive");
+    assert!(event_of(&room, "@dave:hearth.test").is_empty(), "neither what it has nor what is private");
+    assert_eq!(w.standing("far.test"), Standing::Healthy);
+}
