@@ -34,8 +34,11 @@ async fn directory(state: Arc<Inbound>, call: Call) -> Result<Reply, Error> {
     }
     let room_id = state.rooms.resolve_alias(&room_alias).await.map_err(|error| match error {
         AliasError::NotFound => Error::not_found("there is no such alias"),
-        // The rest is what changes of aliases, and aliases of other servers, run into.
-        other => unavailable(&other.to_string()),
+        AliasError::Unavailable(text) => unavailable(&text),
+        // What changes of aliases, and aliases of other servers, run into: nothing here makes them.
+        AliasError::Taken | AliasError::Forbidden(_) | AliasError::Invalid(_) | AliasError::Peer(_) => {
+            unavailable(&error.to_string())
+        }
     })?;
     let servers = state.rooms.servers_to_join(&room_id, SERVERS_MAX).await.map_err(read_error)?;
     Ok(Object::new().field("room_id", &room_id).field("servers", &servers).reply())

@@ -67,6 +67,7 @@ async fn list(state: &Inbound, wanted: Wanted) -> Result<Reply, Error> {
         since: wanted.since,
         search: filter.generic_search_term,
         room_types: filter.room_types,
+        is_for_server: true,
     };
     let page = state.rooms.directory(&query).await.map_err(|error| match error {
         DirectoryError::BadToken => Error::invalid_param(error.to_string()),

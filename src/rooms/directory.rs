@@ -29,6 +29,8 @@ pub struct DirectoryQuery {
     pub search: Option<String>,
     /// Only rooms of these types; `None` in the list stands for rooms without a type.
     pub room_types: Option<Vec<Option<String>>>,
+    /// Only rooms that users of other servers may join (`m.federate`).
+    pub is_for_server: bool,
 }
 
 /// A page of the directory, largest rooms first.
@@ -155,6 +157,9 @@ fn rank(room: &RoomSummary) -> (std::cmp::Reverse<u32>, &str) {
 }
 
 fn passes(room: &RoomSummary, query: &DirectoryQuery) -> bool {
+    if query.is_for_server && !room.is_federated {
+        return false;
+    }
     if query.room_types.as_ref().is_some_and(|types| !types.contains(&room.room_type)) {
         return false;
     }

@@ -55,6 +55,8 @@ pub struct RoomSummary {
     pub guests_may_join: bool,
     /// How many users are in the room.
     pub joined: u32,
+    /// Users of other servers may be in the room: `m.federate` of the create event.
+    pub is_federated: bool,
 }
 
 /// The pairs of state that a summary is made of.
@@ -183,5 +185,6 @@ fn summarise(room_id: OwnedRoomId, head: &Head, events: &[&Event]) -> RoomSummar
         is_world_readable: text("m.room.history_visibility", "history_visibility").as_deref() == Some("world_readable"),
         guests_may_join: guests_may_join(event("m.room.guest_access")),
         joined: head.joined,
+        is_federated: head.create.federate,
     }
 }

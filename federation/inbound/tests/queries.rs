@@ -67,6 +67,11 @@ async fn the_directory_is_shown_if_the_operator_wants() {
         let publish = |creation: &mut Creation| (creation.is_published, creation.name) = (true, Some(name.to_owned()));
         world.create_with(Preset::Public, publish).await;
     }
+    let ours_alone = |creation: &mut Creation| {
+        creation.is_published = true;
+        creation.creation_content.insert("m.federate".to_owned(), false.into());
+    };
+    world.create_with(Preset::Public, ours_alone).await;
     let (_, first) = world.get(FAR, "v1/publicRooms?limit=1").await;
     assert_eq!(first["total_room_count_estimate"], 2);
     let next = first["next_batch"].as_str().unwrap();

@@ -74,6 +74,7 @@ async fn post_public_rooms(state: Arc<ClientState>, call: Call) -> Result<Reply,
         since: body.since,
         search: filter.generic_search_term,
         room_types: filter.room_types,
+        is_for_server: false,
     };
     if body.third_party_instance_id.is_some() {
         // No network is bridged here.

@@ -4,7 +4,7 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use hearth_store::{LoadError, RoomNumber};
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId, events::room::member::MembershipState};
 
 use super::{HierarchyRoom, stripped};
 use crate::{ReadError, rooms::Rooms, summary::RoomSummary};
@@ -16,6 +16,13 @@ const ROOMS_MAX: usize = 500;
 /// told of as if they had none left.
 const CHILD_EVENTS_MAX: usize = 5_000;
 
+/// Members that are looked at for one answer, in search of invited users of the asking server: some 20 ms of reading.
+/// Where they are used up, rooms count as if nobody of that server were invited.
+const MEMBERS_MAX: usize = 20_000;
+
+/// Members that are read at once.
+const MEMBERS_AT_ONCE: usize = 1_000;
+
 /// A space as another server may know it.
 #[derive(Clone, Debug)]
 pub struct ServerHierarchy {
@@ -25,6 +32,12 @@ pub struct ServerHierarchy {
     pub children: Vec<HierarchyRoom>,
     /// Children that we know and the server has no way into.
     pub inaccessible: Vec<OwnedRoomId>,
+}
+
+/// What may still be read for one answer.
+struct Budget {
+    child_events: usize,
+    members: usize,
 }
 
 /// Whether another server may know a room.
@@ -48,18 +61,18 @@ impl Rooms {
         if !self.acl_allows(room_id, origin).await? {
             return Err(ReadError::Forbidden("the room's access list keeps your server out"));
         }
-        let Standing::Visible(room, summary) = self.standing_of(origin, room_id).await? else {
+        let mut budget = Budget { child_events: CHILD_EVENTS_MAX, members: MEMBERS_MAX };
+        let Standing::Visible(room, summary) = self.standing_of(origin, room_id, &mut budget).await? else {
             return Err(ReadError::NotFound);
         };
-        let mut events_left = CHILD_EVENTS_MAX;
-        let (room, ids) = self.room_of_space(room, summary, is_suggested_only, &mut events_left).await?;
+        let (room, ids) = self.room_of_space(room, summary, is_suggested_only, &mut budget).await?;
         let mut found = ServerHierarchy { room, children: Vec::new(), inaccessible: Vec::new() };
         for child in ids.into_iter().take(ROOMS_MAX) {
-            match self.standing_of(origin, &child).await? {
+            match self.standing_of(origin, &child, &mut budget).await? {
                 Standing::Unknown => {}
                 Standing::Inaccessible => found.inaccessible.push(child),
                 Standing::Visible(room, summary) => {
-                    let (room, _) = self.room_of_space(room, summary, is_suggested_only, &mut events_left).await?;
+                    let (room, _) = self.room_of_space(room, summary, is_suggested_only, &mut budget).await?;
                     found.children.push(room);
                 }
             }
@@ -84,22 +97,27 @@ impl Rooms {
         room: RoomNumber,
         summary: Arc<RoomSummary>,
         is_suggested_only: bool,
-        events_left: &mut usize,
+        budget: &mut Budget,
     ) -> Result<(HierarchyRoom, Vec<OwnedRoomId>), LoadError> {
         let mut children = match summary.room_type.as_deref() {
-            Some("m.space") if *events_left > 0 => self.children(room, is_suggested_only).await?,
+            Some("m.space") if budget.child_events > 0 => self.children(room, is_suggested_only).await?,
             _ => Vec::new(),
         };
-        children.truncate(*events_left);
-        *events_left -= children.len();
+        children.truncate(budget.child_events);
+        budget.child_events -= children.len();
         let told = children.iter().map(stripped).collect();
         let ids = children.into_iter().map(|child| child.room_id).collect();
         Ok((HierarchyRoom { summary, children: told }, ids))
     }
 
     /// "All the space-room's children the requesting server could feasibly peek/join": those that it is in, that are
-    /// open, or that let in the members of a room that it is in.
-    async fn standing_of(&self, origin: &ServerName, room_id: &RoomId) -> Result<Standing, ReadError> {
+    /// open, that let in the members of a room that it is in, or to which a user of it is invited.
+    async fn standing_of(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        budget: &mut Budget,
+    ) -> Result<Standing, ReadError> {
         let store = &self.writer.store;
         let Some(room) = store.room_number(room_id).await? else { return Ok(Standing::Unknown) };
         let Some(head) = store.head(room).await? else { return Ok(Standing::Unknown) };
@@ -123,6 +141,33 @@ impl Rooms {
                 return Ok(Standing::Visible(room, summary));
             }
         }
-        Ok(Standing::Inaccessible)
+        match self.has_invited(room, origin, budget).await? {
+            true => Ok(Standing::Visible(room, summary)),
+            false => Ok(Standing::Inaccessible),
+        }
+    }
+
+    /// Whether a user of the server is invited to the room.
+    async fn has_invited(&self, room: RoomNumber, server: &ServerName, budget: &mut Budget) -> Result<bool, LoadError> {
+        let store = &self.writer.store;
+        let mut behind: Option<String> = None;
+        while budget.members > 0 {
+            let wanted = MEMBERS_AT_ONCE.min(budget.members);
+            let members = store.current_members(room, behind.as_deref(), wanted).await?;
+            budget.members -= members.len().min(budget.members);
+            let is_theirs = |user: &str| <&UserId>::try_from(user).is_ok_and(|user| user.server_name() == server);
+            let theirs = members.iter().filter(|(user, _)| is_theirs(user));
+            let numbers: Vec<_> = theirs.filter_map(|(_, row)| row.event).collect();
+            let events = store.events(room, &numbers).await?;
+            let mut memberships = events.iter().flatten().map(|stored| stored.event.membership());
+            if memberships.any(|membership| membership == Some(MembershipState::Invite)) {
+                return Ok(true);
+            }
+            if members.len() < wanted {
+                break;
+            }
+            behind = members.into_iter().next_back().map(|(last, _)| last);
+        }
+        Ok(false)
     }
 }

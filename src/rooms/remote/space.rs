@@ -203,6 +203,8 @@ fn far_room(room: &Value) -> Option<FarRoom> {
         is_world_readable: room["world_readable"] == true,
         guests_may_join: room["guest_can_join"] == true,
         joined: room["num_joined_members"].as_u64().and_then(|joined| u32::try_from(joined).ok()).unwrap_or(0),
+        // We are told of it.
+        is_federated: true,
     };
     Some(FarRoom { summary: Arc::new(summary), children: children.filter_map(far_child).collect() })
 }

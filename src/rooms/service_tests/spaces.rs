@@ -58,6 +58,25 @@ async fn a_space_goes_on_where_only_others_are() {
 }
 
 #[tokio::test]
+async fn who_is_invited_sees_the_room_among_its_space() {
+    let [a, b, c] = towns(["a.test", "b.test", "c.test"]).await;
+    let top = space(&a, "top", Preset::Public).await;
+    let closed = a.create("alice", Preset::Private).await;
+    put_child(&a, &top, &closed, &a).await;
+    put_child(&a, &top, &a.create("alice", Preset::Private).await, &a).await;
+    a.act(&closed, "alice", crate::MemberAction::Invite, &b.user("bob"), &[]).await.unwrap();
+    let children = async |town: &Town| {
+        let told = a.world.rooms.hierarchy_for_server(&town.name, &top, false).await.unwrap();
+        let ids: Vec<_> = told.children.iter().map(|room| room.summary.room_id.clone()).collect();
+        (ids, told.inaccessible.len())
+    };
+    assert_eq!(children(&b).await, (vec![closed.clone()], 1));
+    assert_eq!(children(&c).await, (vec![], 2), "nobody of that server is invited");
+    a.act(&closed, "alice", crate::MemberAction::Kick, &b.user("bob"), &[]).await.unwrap();
+    assert_eq!(children(&b).await, (vec![], 2), "the invitation was taken back");
+}
+
+#[tokio::test]
 async fn a_room_is_previewed_before_it_is_joined() {
     let [a, b] = towns(["a.test", "b.test"]).await;
     let open = space(&a, "open", Preset::Public).await;
