@@ -130,6 +130,29 @@ pub fn verify_json(server: &ServerName, keys: &PublicKeys, object: &[u8], at_ms:
     verify_text(server, keys, object, &signed_json(object), at_ms)
 }
 
+/// Whether a JSON object carries a valid signature of `entity`, whatever that is (a user, an identity server, a policy
+/// server), by this one key: its id (`ed25519:…`) and its public half in base64.
+pub fn is_signed_by(object: &[u8], entity: &str, key_id: &str, public_key: &str) -> bool {
+    let limits = Limits { depth_max: json::SIGNED_DEPTH_MAX, numbers: Numbers::Lenient };
+    let Ok(tree) = json::parse(object, &limits) else { return false };
+    let Some(object) = tree.as_object() else { return false };
+    signature_of(object, entity, key_id)
+        .is_some_and(|signature| is_signature(&signed_json(object), signature, public_key))
+}
+
+/// The signature of `entity` by this key, as it stands in the object.
+pub(crate) fn signature_of<'o>(object: &'o Object<'_>, entity: &str, key_id: &str) -> Option<&'o str> {
+    object.get("signatures")?.as_object()?.get(entity)?.as_object()?.get(key_id)?.as_str()
+}
+
+/// Whether this signature, in base64, is of this text by this key, in base64.
+pub(crate) fn is_signature(text: &str, signature: &str, public_key: &str) -> bool {
+    let Some(key) = PublicKey::from_base64(public_key, 0) else { return false };
+    let Ok(key) = VerifyingKey::from_bytes(&key.bytes) else { return false };
+    let signature = hash::from_base64(signature).and_then(|bytes| Signature::from_slice(&bytes).ok());
+    signature.is_some_and(|signature| key.verify(text.as_bytes(), &signature).is_ok())
+}
+
 /// Checks one server's signatures in `object` over `text`: every one by a known key must be right, and there must be
 /// one.
 pub(crate) fn verify_text(

@@ -99,6 +99,30 @@ pub struct StateEvents {
     pub auth_chain: Vec<EventBytes>,
 }
 
+/// Some events of a room's state, or of what it leads to over `auth_events`.
+#[derive(Clone, Debug, Default)]
+pub struct StatePiece {
+    /// The events.
+    pub events: Vec<EventBytes>,
+    /// Whether they are part of the state.
+    pub in_state: bool,
+}
+
+/// A room's state as it comes, for rooms that are too large to be held. Dropping it gives the rest up.
+pub trait StatePieces: Send {
+    /// The next piece; `None`: that was all.
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<StatePiece>, PeerError>>;
+}
+
+/// A state that is there already.
+struct WholeState(Vec<StatePiece>);
+
+impl StatePieces for WholeState {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<StatePiece>, PeerError>> {
+        Box::pin(std::future::ready(Ok(self.0.pop())))
+    }
+}
+
 /// Which events are missing: those between the two ends.
 #[derive(Clone, Debug)]
 pub struct MissingEvents {
@@ -210,6 +234,20 @@ pub trait Peers: Send + Sync {
         at: &'a EventId,
     ) -> BoxFuture<'a, Result<StateEvents, PeerError>>;
 
+    /// The state before an event, piece by piece: never more than a few megabytes of it are held.
+    fn state_in_pieces<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room: &'a RoomId,
+        at: &'a EventId,
+    ) -> BoxFuture<'a, Result<Box<dyn StatePieces>, PeerError>> {
+        Box::pin(async move {
+            let StateEvents { state, auth_chain } = self.state(server, room, at).await?;
+            let pieces = [(auth_chain, false), (state, true)].map(|(events, in_state)| StatePiece { events, in_state });
+            Ok(Box::new(WholeState(pieces.into())) as Box<dyn StatePieces>)
+        })
+    }
+
     /// The auth chain of an event.
     fn event_auth<'a>(
         &'a self,
@@ -250,6 +288,52 @@ pub trait Peers: Send + Sync {
         server: &'a ServerName,
         token: &'a str,
     ) -> BoxFuture<'a, Result<OwnedUserId, PeerError>>;
+
+    /// Identity keys of the other server's users: the body of `POST /user/keys/query` and its answer. It may take
+    /// `timeout_ms`, in milliseconds.
+    fn device_keys<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _query: Bytes,
+        _timeout_ms: u64,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        denied()
+    }
+
+    /// Claims one-time keys of the other server's users: the body of `POST /user/keys/claim` and its answer. It may take
+    /// `timeout_ms`, in milliseconds. Keys of an answer that is lost are lost.
+    fn claim_keys<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _claim: Bytes,
+        _timeout_ms: u64,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        denied()
+    }
+
+    /// Asks the server of who invited by a third-party identifier to make the invite of it: the partial member event.
+    fn exchange_third_party_invite<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _room: &'a RoomId,
+        _event: Bytes,
+    ) -> BoxFuture<'a, Result<(), PeerError>> {
+        denied()
+    }
+
+    /// Whether a key of an identity server still counts, as `url` says: the `key_validity_url` of a pending invite.
+    fn identity_key_is_valid<'a>(
+        &'a self,
+        _url: &'a str,
+        _public_key: &'a str,
+    ) -> BoxFuture<'a, Result<bool, PeerError>> {
+        denied()
+    }
+
+    /// Asks a room's policy server to sign an event; the answer is its signatures as JSON: by server, then by key id.
+    fn policy_sign<'a>(&'a self, _server: &'a ServerName, _event: &'a Event) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        denied()
+    }
 }
 
 /// Nobody: every answer is [`PeerError::Denied`], no key is known. For tests, and for servers that do not federate.

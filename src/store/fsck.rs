@@ -6,6 +6,7 @@
 mod events;
 mod history;
 mod identifiers;
+mod keys;
 mod room;
 mod state;
 
@@ -102,6 +103,7 @@ pub async fn fsck(store: &Store, mut progress: impl FnMut(Progress)) -> Result<R
     identifiers::check_names(store, &mut report, &mut counted).await?;
     identifiers::check_memberships(store, &mut report, &mut counted).await?;
     identifiers::check_servers(store, &mut report, &mut counted).await?;
+    keys::check_keys(store, &mut report, &mut counted).await?;
     Ok(report)
 }
 

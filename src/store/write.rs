@@ -10,7 +10,10 @@ use ruma::RoomId;
 use crate::{
     EventNumber, LogEntry, RoomNumber, Row,
     codec::encode,
-    tables::{AuthEdges, EventHeader, RoomIdRow, auth_runs, encode_event, event_key, room_index_key, room_name_key},
+    tables::{
+        AuthEdges, EventHeader, RoomIdRow, auth_runs, encode_event, event_key, room_index_key, room_name_key,
+        users::{DeviceListRow, device_list_key},
+    },
 };
 
 /// Which of a batch's positions: 0 is the first.
@@ -123,8 +126,12 @@ impl Write {
         self.batch.delete.push((table, key));
     }
 
-    /// Tells the log's readers, at this position.
+    /// Tells the log's readers, at this position. Of a change of a device list it writes the row, too, so that none is
+    /// forgotten: the batch is of the user's partition.
     pub fn log(&mut self, at: PositionIndex, entry: LogEntry) {
+        if let LogEntry::DeviceList { user } = entry {
+            self.put_at(Table::Us, device_list_key(user), &DeviceListRow::default(), &[at]);
+        }
         self.batch.log.push(LogItem { index: at.0, body: entry.encode() });
         self.entries.push((at, entry));
     }

@@ -8,6 +8,7 @@ mod account;
 mod error;
 mod gate;
 mod json;
+mod keys;
 mod look;
 mod outside;
 mod place;

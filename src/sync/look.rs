@@ -16,7 +16,7 @@ use hearth_view::{EventFormat, Filter, delta::Wish};
 use crate::{
     Reader, SyncError, SyncQuery, Syncs, account,
     gate::Eyes,
-    json,
+    json, keys,
     place::Place,
     presence::{self, Newcomers},
     room,
@@ -162,6 +162,7 @@ impl Look<'_> {
         if !has_news && !self.wish.first && !self.wish.full_state {
             return Ok(None);
         }
+        keys::write(&mut out, &self.syncs.users, self.user, self.reader).await?;
         json::name(&mut out, "next_batch");
         json::push(&mut out, &format!("\"{}\"}}", self.now.token()));
         Ok(Some(out.into()))

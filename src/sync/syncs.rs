@@ -16,7 +16,7 @@ use ruma::{OwnedDeviceId, OwnedUserId};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    SyncError,
+    SyncError, json, keys,
     look::{Asked, Looked},
     place::Place,
     sent::{DeviceKey, SentMembers},
@@ -172,7 +172,11 @@ impl Syncs {
                     _ = shutdown.changed() => false,
                 };
             if !is_woken {
-                return Ok(format!("{{\"next_batch\":\"{}\"}}", place.token()).into());
+                let mut out = b"{".to_vec();
+                keys::write(&mut out, &self.users, user, reader).await?;
+                json::name(&mut out, "next_batch");
+                json::push(&mut out, &format!("\"{}\"}}", place.token()));
+                return Ok(out.into());
             }
             since = Some(place);
         }

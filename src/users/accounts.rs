@@ -6,7 +6,7 @@ use hearth_store::{
     LogEntry, Table, UserNumber, Write,
     tables::users::{
         AccountKind, AccountRow, DepartureRow, PasswordHash, account_key, account_of_key, accounts_prefix,
-        departure_key, profile_key,
+        cross_signing_key, departure_key, profile_key,
     },
 };
 use quick_cache::sync::Cache;
@@ -259,6 +259,7 @@ impl Users {
             let mut write = Write::new(loaded.user.partition());
             loaded.replace(&mut write, &row);
             write.delete(Table::Us, profile_key(loaded.user));
+            write.delete(Table::Us, cross_signing_key(loaded.user));
             let ended = self.end_devices(&mut write, loaded.user, |_| true).await?;
             let at = write.position();
             write.log(at, LogEntry::DeviceList { user: loaded.user });
@@ -299,6 +300,7 @@ impl Users {
             }
             if committed(self.store.commit(write).await)? {
                 self.end_tokens(&ended);
+                self.keys.forget(loaded.user);
                 return Ok(());
             }
         }

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use hearth_ports::{KeyRange, Page};
 use hearth_store::{
     LogEntry, Table, UserNumber, Write,
-    tables::users::{DeviceRow, TokenHash, device_key, device_of_key, devices_prefix, session_set_key, token_key},
+    tables::users::{
+        DeviceRow, TokenHash, claimable_keys_key, device_key, device_keys_key, device_of_key, devices_prefix,
+        session_set_key, token_key,
+    },
 };
 use quick_cache::sync::Cache;
 use ruma::{DeviceId, OwnedDeviceId, UserId};
@@ -133,6 +136,7 @@ impl Users {
             write.log(at, LogEntry::DeviceList { user });
             if committed(self.store.commit(write).await)? {
                 self.end_tokens(&ended);
+                self.keys.forget(user);
                 return Ok(());
             }
         }
@@ -158,7 +162,10 @@ impl Users {
             tokens.iter().for_each(|hash| write.delete(Table::Ix, token_key(hash)));
             ended.extend(tokens);
             write.require(Table::Us, device_key(user, &device_id), Some(bytes));
-            write.delete(Table::Us, device_key(user, &device_id));
+            for key in [device_key(user, &device_id), device_keys_key(user, &device_id)] {
+                write.delete(Table::Us, key);
+            }
+            write.delete(Table::Us, claimable_keys_key(user, &device_id));
             set.devices = set.devices.saturating_sub(1);
         }
         set.version += 1;
@@ -170,6 +177,7 @@ impl Users {
     /// Forgets what memory knows of ended sessions and of a user whose rights have changed.
     pub(crate) fn forget(&self, user: UserNumber, ended: &[TokenHash]) {
         self.end_tokens(ended);
+        self.keys.forget(user);
         self.sessions.remove_user(user);
     }
 

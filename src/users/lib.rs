@@ -1,5 +1,5 @@
 //! Accounts and all that belongs to a user: sessions, devices, interactive authentication, profiles, account data, push
-//! rules, filters, typing, receipts, presence.
+//! rules, filters, typing, receipts, presence, keys for end-to-end encryption.
 //!
 //! This crate never knows HTTP, a room's rules or its events' content, and never writes a room event: where a change here
 //! must reach rooms (a profile, a deactivation), the caller tells both. Start with [`Users`].
@@ -13,6 +13,7 @@ mod fault;
 mod filters;
 mod ignored;
 mod interactive;
+pub mod keys;
 mod memory;
 mod names;
 mod openid;

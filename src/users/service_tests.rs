@@ -2,6 +2,7 @@
 
 mod data;
 mod interactive;
+mod keys;
 mod present;
 mod receipts;
 mod registrations;

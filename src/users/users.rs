@@ -12,6 +12,7 @@ use crate::{
     devices::Sightings,
     ends::SessionEnds,
     ignored::{IGNORE_LISTS_MAX, IgnoreLists},
+    keys::KeyMemory,
     openid::OpenidTokens,
     passwords::Passwords,
     presence::PresenceBoard,
@@ -39,6 +40,7 @@ pub struct Users {
     pub(crate) receipts: Arc<ReceiptWriter>,
     pub(crate) typing: TypingBoard,
     pub(crate) presence: PresenceBoard,
+    pub(crate) keys: KeyMemory,
 }
 
 /// Counts changes of what only memory knows: typing and presence. Numbers of another run of the process mean nothing here,
@@ -79,6 +81,7 @@ impl Users {
             receipts: ReceiptWriter::new(Arc::clone(&store)),
             typing: TypingBoard::new(),
             presence: PresenceBoard::new(),
+            keys: KeyMemory::new(),
             store,
             clock,
             entropy,

@@ -7,6 +7,7 @@ mod deactivate;
 mod devices;
 mod filter;
 mod interactive;
+mod keys;
 mod login;
 mod logout;
 mod mutual_rooms;
@@ -49,6 +50,7 @@ pub(crate) fn routes() -> Vec<Route<ClientState>> {
         admin::routes(),
         devices::routes(),
         filter::routes(),
+        keys::routes(),
         login::routes(),
         logout::routes(),
         presence::routes(),

@@ -287,3 +287,18 @@ fn damaged_gaps_and_waiting_redactions_are_found() {
         "event 4 is said to wait for its target",
     );
 }
+
+#[test]
+fn keys_without_a_device_are_found() {
+    use crate::tables::users::{ClaimableKey, ClaimableKeysRow, claimable_keys_key};
+    let key = |value: &str| ClaimableKey { algorithm: "a".into(), id: "1".into(), json: value.into() };
+    let world = world();
+    let mut write = Write::new(world.user.partition());
+    let row = ClaimableKeysRow { one_time: vec![key("\"x\""), key("\"y\"")], fallback: Vec::new() };
+    write.put(Table::Us, claimable_keys_key(world.user, "GONE"), &row);
+    wait(world.store.commit(write)).expect("nothing stands against this commit");
+    let problems = problems(&world);
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].contains("two one-time keys have one name"), "{problems:?}");
+    assert!(problems[1].contains("there is no such device"), "{problems:?}");
+}

@@ -1,13 +1,16 @@
 //! Rows of local users, in the user's partition unless said otherwise. In `Us`: `a user` (account), `s user` (the set of
 //! its sessions), `D user device`, `p user` (profile), `r user` (which registration made the account),
 //! `d user room type` and `y user position` (account data), `f user filter`, `b session` (interactive authentication,
-//! partition of its own key). In `Ix`: `t tokenhash`. In `Mi`: `g token` (registration tokens) and `G token registration`
+//! partition of its own key), `k user device` (identity keys), `o user device` (keys that others claim), `c user`
+//! (cross-signing keys), `v user otheruser` (what a user signed of another), `l user` (the last change of the device
+//! list). In `Ix`: `t tokenhash`. In `Mi`: `g token` (registration tokens) and `G token registration`
 //! (their claims), both in the token's partition, and `j leave user` (rooms to be left: see [`DepartureRow`]).
 
 mod account;
 mod data;
 mod departure;
 mod interactive;
+mod keys;
 mod registration;
 mod session;
 
@@ -22,6 +25,12 @@ pub use data::{
 };
 pub use departure::{DepartureRow, departure_key, departure_of_key, departures_prefix};
 pub use interactive::{InteractiveRow, Remembered, interactive_key, interactive_partition, interactive_prefix};
+pub use keys::{
+    CLAIMABLE_KEY_ID_BYTES_MAX, CLAIMABLE_KEYS_BYTES_MAX, ClaimableKey, ClaimableKeysRow, CrossSigningRow,
+    DeviceKeysRow, DeviceListRow, FallbackKey, IDENTITY_KEYS_BYTES_MAX, KEY_ALGORITHM_BYTES_MAX, UserSignatureRow,
+    claimable_keys_key, cross_signing_key, device_keys_key, device_keys_prefix, device_list_key, device_of_keys_key,
+    user_signature_key,
+};
 pub use registration::{
     RegistrationId, RegistrationRow, TokenClaimRow, registration_key, token_claim_key, token_claim_of_key,
     token_claims_prefix,
