@@ -4,6 +4,7 @@
 
 mod answers;
 mod path;
+mod pieces;
 #[cfg(test)]
 mod tests;
 
@@ -13,13 +14,13 @@ use bytes::Bytes;
 use hearth_core::{Event, PublicKeys, RoomVersion};
 use hearth_ports::{
     AliasTarget, BoxFuture, EventBytes, Handshake, JoinAnswer, MissingEvents, PeerError, Peers, StateEvents, StateIds,
-    Template, WantedKeys,
+    StatePieces, Template, WantedKeys,
 };
 use http::Method;
 use ruma::{EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
 use serde_json::json;
 
-use self::path::Path;
+use self::{path::Path, pieces::Pieces};
 use crate::{
     keys::KeyRing,
     remote::{Ask, Remote, Urgency},
@@ -36,6 +37,16 @@ const SHORT_MS: u64 = 30_000;
 const PAGE_MS: u64 = 60_000;
 /// What is waited for a whole room, in milliseconds: large ones take their servers minutes.
 const ROOM_MS: u64 = 240_000;
+
+/// What is waited for a policy server, in milliseconds: every event of the room waits with it.
+const POLICY_MS: u64 = 10_000;
+/// An answer of a policy server: one signature, or an error.
+const POLICY_BYTES_MAX: usize = 64 << 10;
+
+/// What is waited for a state that is taken as it comes, in milliseconds, and its bound in bytes: the largest rooms have
+/// some hundred megabytes.
+const PIECES_MS: u64 = 900_000;
+const PIECES_BYTES_MAX: usize = 1 << 30;
 
 /// Whom to ask for events at most, per request; other servers have bounds of about that size.
 const BACKFILL_MAX: usize = 500;
@@ -73,6 +84,13 @@ struct Bounds {
     urgency: Urgency,
 }
 
+impl Bounds {
+    fn ask(self, method: Method, path: Path, body: Option<Bytes>) -> Ask {
+        let Self { timeout_ms, answer_bytes_max, urgency } = self;
+        Ask { method, path: path.into(), body, signed: true, urgency, timeout_ms, answer_bytes_max }
+    }
+}
+
 const SMALL: Bounds = Bounds { timeout_ms: SHORT_MS, answer_bytes_max: SMALL_BYTES_MAX, urgency: Urgency::Person };
 const PAGE: Bounds = Bounds { timeout_ms: PAGE_MS, answer_bytes_max: PAGE_BYTES_MAX, urgency: Urgency::Routine };
 
@@ -94,9 +112,7 @@ impl FederationPeers {
         body: Option<Bytes>,
         bounds: Bounds,
     ) -> Result<Bytes, PeerError> {
-        let Bounds { timeout_ms, answer_bytes_max, urgency } = bounds;
-        let ask = Ask { method, path: path.into(), body, signed: true, urgency, timeout_ms, answer_bytes_max };
-        self.remote.send(server, ask).await
+        self.remote.send(server, bounds.ask(method, path, body)).await
     }
 
     async fn get(&self, server: &ServerName, path: Path, bounds: Bounds) -> Result<Bytes, PeerError> {
@@ -309,6 +325,21 @@ impl Peers for FederationPeers {
     }
 
     fn event_near<'a>(
+    fn state_in_pieces<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room: &'a RoomId,
+        at: &'a EventId,
+    ) -> BoxFuture<'a, Result<Box<dyn StatePieces>, PeerError>> {
+        Box::pin(async move {
+            let path = Path::federation("v1", "state").segment(room).query("event_id", at);
+            let bounds =
+                Bounds { timeout_ms: PIECES_MS, answer_bytes_max: PIECES_BYTES_MAX, urgency: Urgency::Routine };
+            let body = self.remote.open(server, bounds.ask(Method::GET, path, None)).await?;
+            Ok(Box::new(Pieces::new(body)) as Box<dyn StatePieces>)
+        })
+    }
+
         &'a self,
         server: &'a ServerName,
         room: &'a RoomId,

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hearth_core::SigningKey;
-use hearth_ports::{Clock, Entropy, HttpAnswer, HttpClient, HttpError, HttpRequest, PeerError, Resolver};
+use hearth_ports::{Clock, Entropy, HttpAnswer, HttpBody, HttpClient, HttpError, HttpOpened, HttpRequest, PeerError, Resolver};
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
@@ -125,6 +125,38 @@ impl Remote {
     }
 
     async fn in_turn(&self, server: &Server, to: &ServerName, ask: Ask) -> Result<HttpAnswer, Failure> {
+    /// Sends a request; the body of a 2xx is read piece by piece, within the request's bounds.
+    pub async fn open(&self, to: &ServerName, ask: Ask) -> Result<Box<dyn HttpBody>, PeerError> {
+        if !self.policy.allows(to) {
+            return Err(PeerError::Denied);
+        }
+        let server = self.server(to);
+        let sent_ms = self.clock.now_ms();
+        let check = server.backoff.lock().check(ask.urgency, sent_ms);
+        check.map_err(|until_ms| PeerError::BackingOff { until_ms })?;
+        let until = Instant::now() + Duration::from_millis(ask.timeout_ms);
+        let opened = tokio::time::timeout_at(until, self.open_at(to, ask)).await;
+        let answer = match opened.unwrap_or_else(|_| Err(Failure::Unreached(HttpError::TimedOut.to_string()))) {
+            Ok(HttpOpened { status, body, .. }) if status.is_success() => {
+                self.reached(&server, to);
+                return Ok(body);
+            }
+            Ok(HttpOpened { status, headers, mut body }) => {
+                // Words of an error that do not come are not needed.
+                let words = body.next().await.ok().flatten().unwrap_or_default();
+                Ok(HttpAnswer { status, headers, body: words })
+            }
+            Err(failure) => Err(failure),
+        };
+        self.judge(&server, to, sent_ms, answer)?;
+        Err(PeerError::Malformed("an answer that is neither".to_owned()))
+    }
+
+    async fn open_at(&self, to: &ServerName, ask: Ask) -> Result<HttpOpened, Failure> {
+        let request = self.request(to, ask).await?;
+        self.http.open(request).await.map_err(Failure::from)
+    }
+
         let until = Instant::now() + Duration::from_millis(ask.timeout_ms);
         // That we ask too much of a server says nothing about the server.
         let turn = tokio::time::timeout_at(until, server.turns.acquire()).await.map_err(|_| Failure::NoTurn)?;
@@ -135,6 +167,12 @@ impl Remote {
 
     async fn exchange(&self, to: &ServerName, ask: Ask) -> Result<HttpAnswer, Failure> {
         let place = self.discovery.find(to).await.map_err(|error| Failure::Unreached(error.to_string()))?;
+        let request = self.request(to, ask).await?;
+        self.http.send(request).await.map_err(Failure::from)
+    }
+
+    /// The request as it goes out: where to, and signed.
+    async fn request(&self, to: &ServerName, ask: Ask) -> Result<HttpRequest, Failure> {
         let mut headers = HeaderMap::new();
         if ask.body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -142,7 +180,7 @@ impl Remote {
         if ask.signed {
             headers.insert(AUTHORIZATION, self.authorization(to, &ask).await?);
         }
-        let request = HttpRequest {
+        Ok(HttpRequest {
             method: ask.method,
             target: place.target,
             host: place.host,
@@ -151,11 +189,6 @@ impl Remote {
             body: ask.body.unwrap_or_default(),
             timeout_ms: ask.timeout_ms,
             answer_bytes_max: ask.answer_bytes_max,
-        };
-        self.http.send(request).await.map_err(|error| match error {
-            HttpError::Denied(reason) => Failure::Denied(reason),
-            HttpError::TooLarge => Failure::TooLarge,
-            HttpError::Unreachable(_) | HttpError::TimedOut => Failure::Unreached(error.to_string()),
         })
     }
 
@@ -167,7 +200,7 @@ impl Remote {
             let request = Signed { method, uri, destination: &to, content: ask.body.as_deref() };
             xmatrix::sign(&key, &origin, &request)
         };
-        let header = if is_large { tokio::task::spawn_blocking(sign).await } else { Ok(sign()) };
+        let header = if is_large { hearth_ports::work(sign).await } else { Ok(sign()) };
         let header = header.map_err(|error| Failure::Ours(error.to_string()))?;
         let header = header.map_err(|error| Failure::Ours(error.to_string()))?;
         let mut header = HeaderValue::try_from(header).map_err(|error| Failure::Ours(error.to_string()))?;
@@ -296,6 +329,11 @@ impl Remote {
     }
 
     /// With whom we may talk.
+    /// Whether a key of an identity server still counts; see [`identity`].
+    pub(crate) async fn identity_key_is_valid(&self, url: &str, public_key: &str) -> Result<bool, PeerError> {
+        identity::key_is_valid(&*self.http, self.discovery.resolver(), url, public_key).await
+    }
+
     pub fn policy(&self) -> &ServerPolicy {
         &self.policy
     }
@@ -333,6 +371,16 @@ enum Failure {
 }
 
 /// "No", in the server's own words where it has some.
+impl From<HttpError> for Failure {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::Denied(reason) => Self::Denied(reason),
+            HttpError::TooLarge => Self::TooLarge,
+            HttpError::Unreachable(_) | HttpError::TimedOut => Self::Unreached(error.to_string()),
+        }
+    }
+}
+
 fn refused(answer: &HttpAnswer) -> PeerError {
     #[derive(Deserialize, Default)]
     struct Words {

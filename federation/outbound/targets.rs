@@ -28,7 +28,7 @@ const READS_MAX: usize = 10;
 #[derive(Clone, Debug)]
 pub(super) struct RoomServers {
     state: StateVersion,
-    /// How many users of each are joined; ours is among them.
+    /// How many users of each are joined; ours is among them. While the room's members are being fetched, 0: not known.
     joined: BTreeMap<OwnedServerName, u32>,
 }
 
@@ -140,7 +140,7 @@ impl Targets {
         server: &ServerName,
     ) -> Result<bool, LoadError> {
         let before = self.at(room, stored.header.state_before).await?;
-        Ok(before.joined(server) > 0 && stored.header.origin.as_deref() != Some(server.as_str()))
+        Ok(before.joined.contains_key(server) && stored.header.origin.as_deref() != Some(server.as_str()))
     }
 
     /// The servers in the room now.

@@ -20,13 +20,22 @@ pub(crate) async fn read(asked: &Method, mut body: Incoming, bytes_max: usize) -
         return Err(HttpError::TooLarge);
     }
     let mut bytes = BytesMut::with_capacity(promised.min(PROMISED_BYTES_MAX));
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| unreachable(&error))?;
-        let Ok(data) = frame.into_data() else { continue };
+    while let Some(data) = next(&mut body).await? {
         if data.len() > bytes_max - bytes.len() {
             return Err(HttpError::TooLarge);
         }
         bytes.extend_from_slice(&data);
     }
     Ok(bytes.freeze())
+}
+
+/// The next data of a body; `None`: that was all.
+pub(crate) async fn next(body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| unreachable(&error))?;
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
 }

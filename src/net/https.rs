@@ -7,7 +7,7 @@
 use std::{error::Error, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hearth_ports::{BoxFuture, HttpAnswer, HttpClient, HttpError, HttpRequest};
+use hearth_ports::{BoxFuture, HttpAnswer, HttpBody, HttpClient, HttpError, HttpOpened, HttpRequest};
 use http::{
     Extensions, HeaderValue, Method, Request, Response, Uri,
     header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, USER_AGENT},
@@ -22,7 +22,11 @@ use hyper_util::{
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use rustls::pki_types::ServerName;
-use tokio::{sync::Semaphore, task::spawn_blocking, time};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+    time,
+};
 use tokio_rustls::TlsConnector;
 
 use crate::{
@@ -90,7 +94,7 @@ pub struct HttpsClient {
     dialer: Arc<Dialer>,
     settings: HttpsSettings,
     targets: Cache<TargetKey, Arc<Target>>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 impl HttpsClient {
@@ -113,13 +117,19 @@ impl HttpsClient {
     }
 
     async fn exchange(&self, request: HttpRequest) -> Result<HttpAnswer, HttpError> {
-        let target = self.target(&request)?;
-        // The target's turn comes first: who waits for a slow target takes nobody else's place.
-        let _of_target = target.turns.acquire().await.expect("it is never closed");
-        let _of_all = self.turns.acquire().await.expect("it is never closed");
-        let (parts, body) = target.ask(&request).await?.into_parts();
+        let (answer, _turns) = self.begin(&request).await?;
+        let (parts, body) = answer.into_parts();
         let body = body::read(&request.method, body, request.answer_bytes_max).await?;
         Ok(HttpAnswer { status: parts.status, headers: parts.headers, body })
+    }
+
+    /// The head of the answer, and the turns that the request takes until its answer is read.
+    async fn begin(&self, request: &HttpRequest) -> Result<(Response<Incoming>, Turns), HttpError> {
+        let target = self.target(request)?;
+        // The target's turn comes first: who waits for a slow target takes nobody else's place.
+        let of_target = Arc::clone(&target.turns).acquire_owned().await.expect("it is never closed");
+        let of_all = Arc::clone(&self.turns).acquire_owned().await.expect("it is never closed");
+        Ok((target.ask(request).await?, [of_target, of_all]))
     }
 
     fn target(&self, request: &HttpRequest) -> Result<Arc<Target>, HttpError> {
@@ -138,6 +148,44 @@ impl HttpClient for HttpsClient {
             let answer = time::timeout(whole, self.exchange(request)).await.unwrap_or(Err(HttpError::TimedOut));
             observed.answered(&answer);
             answer
+        })
+    }
+
+    fn open(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpOpened, HttpError>> {
+        Box::pin(async move {
+            let observed = Observed::request();
+            let until = time::Instant::now() + Duration::from_millis(request.timeout_ms);
+            let begun = time::timeout_at(until, self.begin(&request)).await.unwrap_or(Err(HttpError::TimedOut));
+            observed.opened(begun.as_ref().map(|(answer, _)| answer.status()));
+            let (answer, turns) = begun?;
+            let (parts, body) = answer.into_parts();
+            let body = Stream { body, left: request.answer_bytes_max, until, _turns: turns };
+            Ok(HttpOpened { status: parts.status, headers: parts.headers, body: Box::new(body) })
+        })
+    }
+}
+
+/// The turns that a request takes: its target's, and one of all.
+type Turns = [OwnedSemaphorePermit; 2];
+
+/// An answer that is read as it comes.
+struct Stream {
+    body: Incoming,
+    /// Bytes that may still come.
+    left: usize,
+    until: time::Instant,
+    _turns: Turns,
+}
+
+impl HttpBody for Stream {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, HttpError>> {
+        Box::pin(async move {
+            let next = time::timeout_at(self.until, body::next(&mut self.body)).await;
+            let next = next.unwrap_or(Err(HttpError::TimedOut))?;
+            if let Some(data) = &next {
+                self.left = self.left.checked_sub(data.len()).ok_or(HttpError::TooLarge)?;
+            }
+            Ok(next)
         })
     }
 }
@@ -166,7 +214,7 @@ struct Target {
     host: HeaderValue,
     authority: Authority,
     addresses: Arc<Mutex<Vec<SocketAddr>>>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 impl Target {
@@ -236,8 +284,8 @@ impl Target {
     }
 }
 
-fn turns(at_once: usize) -> Semaphore {
-    Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))
+fn turns(at_once: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS)))
 }
 
 /// Did the connection break that had served another request before?

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use hearth_ports::{HttpAnswer, HttpError};
+use http::StatusCode;
 use metrics::{Gauge, counter, gauge, histogram};
 
 /// A request or lookup under way. One that is dropped before it ends counts as given up.
@@ -31,11 +32,16 @@ impl Observed {
         Self { what, begun: Instant::now(), outcome: "given_up" }
     }
 
-    pub(crate) fn answered(mut self, answer: &Result<HttpAnswer, HttpError>) {
+    pub(crate) fn answered(self, answer: &Result<HttpAnswer, HttpError>) {
+        self.opened(answer.as_ref().map(|answer| answer.status));
+    }
+
+    /// The head of the answer has come.
+    pub(crate) fn opened(mut self, answer: Result<StatusCode, &HttpError>) {
         self.outcome = match answer {
-            Ok(answer) if answer.status.is_success() => "2xx",
-            Ok(answer) if answer.status.is_redirection() => "3xx",
-            Ok(answer) if answer.status.is_client_error() => "4xx",
+            Ok(status) if status.is_success() => "2xx",
+            Ok(status) if status.is_redirection() => "3xx",
+            Ok(status) if status.is_client_error() => "4xx",
             Ok(_) => "5xx",
             Err(HttpError::Denied(_)) => "denied",
             Err(HttpError::Unreachable(_)) => "unreachable",

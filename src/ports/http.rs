@@ -65,6 +65,31 @@ pub enum HttpError {
     TooLarge,
 }
 
+/// An answer whose body is yet to be read.
+pub struct HttpOpened {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Box<dyn HttpBody>,
+}
+
+/// A body as it comes, for what is too large to be held. Dropping it gives the rest up.
+pub trait HttpBody: Send {
+    /// The next piece; `None`: that was all. A body that exceeds the request's bound ends with an error.
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, HttpError>>;
+}
+
+/// A body that is there already.
+struct Whole(Option<Bytes>);
+
+impl HttpBody for Whole {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, HttpError>> {
+        Box::pin(std::future::ready(Ok(self.0.take())))
+    }
+}
+
 /// No network at all: for tests, and for servers that talk to nobody. No name exists, nothing may be connected to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoNetwork;
@@ -79,4 +104,12 @@ impl HttpClient for NoNetwork {
 pub trait HttpClient: Send + Sync {
     /// Sends a request and reads the answer. Dropping the future gives it up.
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpAnswer, HttpError>>;
+
+    /// Sends a request; the answer's body is read piece by piece. The time-out is for the whole of it.
+    fn open(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpOpened, HttpError>> {
+        Box::pin(async move {
+            let HttpAnswer { status, headers, body } = self.send(request).await?;
+            Ok(HttpOpened { status, headers, body: Box::new(Whole(Some(body))) })
+        })
+    }
 }

@@ -20,11 +20,11 @@ pub use engine::{
     Partition, Position, Put, Requirement, Table, Unavailable, commit,
 };
 pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
-pub use http::{HttpAnswer, HttpClient, HttpError, HttpRequest, HttpTarget, NoNetwork};
+pub use http::{HttpAnswer, HttpBody, HttpClient, HttpError, HttpOpened, HttpRequest, HttpTarget, NoNetwork};
 pub use log::{log_key, log_rows, read_log_row};
 pub use peers::{
     AliasTarget, EventBytes, Handshake, JoinAnswer, MissingEvents, NoPeers, PeerError, Peers, StateEvents, StateIds,
-    Template, WantedKeys,
+    StatePiece, StatePieces, Template, WantedKeys,
 };
 pub use resolver::{ResolveFailed, Resolver, SrvTarget};
 

@@ -379,7 +379,7 @@ pub(crate) struct Finished {
 impl Finished {
     /// The head's bytes as the engine has written them, and the position of the timeline's last change, if there is one.
     pub(crate) fn head_bytes(&self, committed: &Committed) -> (Bytes, Option<u64>) {
-        debug_assert_eq!(Head::POSITIONS, 1, "the head's only position stands behind its version byte");
+        const { assert!(Head::POSITIONS > 0, "the head's first position stands behind its version byte") };
         let Some(last) = self.last else { return (self.head.clone(), None) };
         let position = committed.first.0 + u64::from(last.0);
         let mut bytes = BytesMut::from(&self.head[..]);

@@ -237,7 +237,12 @@ impl Writer {
         for allow in conditions.take(CONDITIONS_MAX) {
             let Ok(room_id) = <&RoomId>::try_from(allow.room_id.as_deref().unwrap_or_default()) else { continue };
             let room = match self.store.room_number(room_id).await? {
-                Some(room) if self.store.joined_from(room, &self.server_name).await? > 0 => room,
+                Some(room)
+                    if self.store.joined_from(room, &self.server_name).await? > 0
+                        && self.store.head(room).await?.is_some_and(|head| !head.partial) =>
+                {
+                    room
+                }
                 _ => {
                     are_all_known = false;
                     continue;

@@ -87,11 +87,19 @@ impl Rooms {
             Err(ReceiveError::NotInRoom) => return self.receive_outside(origin, room_id, events).await,
             Err(error) => return refuse_all(events.len(), &error),
         };
+        let as_sent = events.clone();
         let parsed = self.writer.parse(version, events).await;
         let mut results: Vec<Received> = parsed.iter().map(|raw| parsed_as(raw, room_id)).collect();
         if let Err(error) = self.may_bring(origin, room_id, room).await {
             results.iter_mut().for_each(|received| received.result = Err(error.clone()));
             return results;
+        }
+        let good = as_sent.into_iter().zip(&results).filter(|(_, received)| received.result.is_ok());
+        let good: Vec<EventBytes> = good.map(|(bytes, _)| bytes).collect();
+        match self.hold_back(origin, room, &good).await {
+            Ok(false) => {}
+            Ok(true) => return results,
+            Err(error) => return refuse_all(results.len(), &error),
         }
         let source = Source { writer: &self.writer, room, room_id, version, origin };
         let here = parsed.into_iter().zip(&results).filter(|(_, received)| received.result.is_ok());

@@ -215,6 +215,9 @@ impl Rooms {
         if request.size_bytes() > REQUEST_BYTES_MAX {
             return Err(BuildError::TooLarge.into());
         }
+        if let Intent::Member(intent) = &request.intent {
+            self.wait_for_members(room, intent).await?;
+        }
         Ok(self.writer.submit(room, request).await?.event_id)
     }
 

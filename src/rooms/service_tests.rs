@@ -19,6 +19,7 @@ pub(crate) mod elsewhere;
 mod filling;
 mod joining;
 mod memberships;
+mod partial;
 mod receiving;
 mod redacting;
 mod script;

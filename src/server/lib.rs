@@ -72,9 +72,9 @@ pub enum StartError {
     /// One of the configured registration tokens.
     #[error("a registration token was not accepted: {0}")]
     RegistrationToken(#[from] hearth_users::TokenUseError),
-    /// What is yet to be sent to other servers.
-    #[error("what other servers are to be told was not read: {0}")]
-    Outbound(#[from] LoadError),
+    /// What is yet to be done for rooms, or sent to other servers.
+    #[error("what an earlier process left to do was not read: {0}")]
+    Unfinished(#[from] LoadError),
 }
 
 /// What a listener serves.
@@ -122,6 +122,7 @@ impl Server {
             settings.rooms,
         );
         departures::start(&users, &rooms);
+        rooms.resume().await?;
         let reads = Reads::new(Arc::clone(&store), Arc::clone(&users), Arc::clone(&clock));
         let syncs = Syncs::new(store, Arc::clone(&users), clock, Arc::clone(&entropy), settings.syncs);
 

@@ -20,6 +20,7 @@ mod log;
 mod numbers;
 mod order;
 mod outside;
+mod partial;
 mod positions;
 mod readers;
 mod servers;

@@ -13,7 +13,8 @@ use crate::{
 const SERVERS_MAX: usize = 1_000_000;
 
 impl Store {
-    /// The servers of which a user is joined to the room, ours too, and how many, by name.
+    /// The servers of which a user is joined to the room, ours too, and how many, by name. While the room's members are
+    /// being fetched (`Head::partial`) the number is 0: not known.
     pub async fn servers_in_room(&self, room: RoomNumber) -> Result<Vec<(OwnedServerName, u32)>, LoadError> {
         let prefix = room_servers_prefix(room);
         let rows = self.scan_all(Table::Rm, KeyRange::prefix(prefix.clone()), SERVERS_MAX, false).await?;
@@ -25,10 +26,10 @@ impl Store {
         rows.iter().map(|row| Ok((server(&row.key)?, decode::<ServerRow>(&row.value)?.joined))).collect()
     }
 
-    /// How many users of a server are joined to the room.
+    /// How many users of a server are joined to the room; at least so many while the room's members are being fetched.
     pub async fn joined_from(&self, room: RoomNumber, server: &ServerName) -> Result<u32, LoadError> {
         let row: Option<ServerRow> = self.get(Table::Rm, &room_server_key(room, server)).await?;
-        Ok(row.map_or(0, |row| row.joined))
+        Ok(row.map_or(0, |row| row.joined.max(1)))
     }
 
     /// The rooms to which a user of the server is joined.

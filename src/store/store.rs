@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The layout of rows that this server writes.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Rows read at once by scans that go on to the end of their range.
 const SCAN_ROWS: usize = 1_000;

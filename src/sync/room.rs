@@ -69,6 +69,8 @@ struct Visit<'a> {
     departure: Option<Arc<StoredEvent>>,
     /// Where the reader last came to be joined; 0 is never, or that it did not matter.
     joined_position: u64,
+    /// The room has got the members that it was joined without: how many there are is news.
+    members_came: bool,
 }
 
 /// What surrounds the timeline of a room that the reader is or was in.
@@ -116,7 +118,12 @@ impl<'a> Visit<'a> {
             departed_from: Membership::Leave,
             forgotten: row.is_some_and(|row| row.forgotten),
         };
-        let mut visit = Self { view, tape, since, state_before, passage, own, departure: None, joined_position };
+        let (departure, members_came) = (None, false);
+        let mut visit =
+            Self { view, tape, since, state_before, passage, own, departure, joined_position, members_came };
+        if visit.passage.after == Membership::Join && !visit.heed_members().await? {
+            return Ok(None);
+        }
         if matches!(visit.passage.after, Membership::Leave | Membership::Ban) && (changed || look.wish.first) {
             let (event, from) = find_departure(&visit.view, Arc::clone(&visit.own)).await?;
             visit.passage.departed_from = from;
@@ -124,6 +131,29 @@ impl<'a> Visit<'a> {
             visit.departure = Some(event);
         }
         Ok(Some(visit))
+    }
+
+    /// Heeds whether the room has its members; `false`: it is not told of yet. A room that was joined without them is
+    /// shown at once to those who ask for members one by one, and to others when all are there, as newly joined.
+    async fn heed_members(&mut self) -> Result<bool, LoadError> {
+        let look = self.view.look;
+        let since = self.since.map_or(0, |since| since.position);
+        let may_have_come = self.tape.rows.iter().any(|(order, row)| row.event.is_none() && order.position > since);
+        if look.wish.lazy_members && !may_have_come {
+            return Ok(true);
+        }
+        let Some(head) = look.syncs.store.head(self.view.room).await? else { return Ok(true) };
+        // What came behind the place to which this look reaches is told by the next one.
+        let is_whole = !head.partial && head.completed <= self.tape.upto.position;
+        let came = is_whole && head.completed > since;
+        if look.wish.lazy_members {
+            self.members_came = came;
+            return Ok(true);
+        }
+        if came && self.since.is_some() {
+            (self.passage.before, self.passage.changed) = (Membership::Leave, true);
+        }
+        Ok(is_whole)
     }
 
     /// What the client has of a stay, and what of its timeline is new to it.
@@ -169,7 +199,7 @@ impl<'a> Visit<'a> {
         timeline.limited |= newly;
         let span = self.span(base, &timeline).await?;
         let differences = state::differences(&self.view, &span).await?;
-        let summary = Summary::load(&self.view, span.end, &differences, all_is_news).await?;
+        let summary = Summary::load(&self.view, span.end, &differences, all_is_news || self.members_came).await?;
         let heroes = summary.as_ref().and_then(|summary| summary.heroes.as_deref()).unwrap_or_default();
         let ask = state::Ask { span, differences: &differences, timeline: &timeline.events, heroes, all_is_news };
         let state = state::choose(&self.view, &ask).await?;

@@ -43,6 +43,7 @@ fn refusal(error: &ReadError) -> Error {
         ReadError::Forbidden => Error::forbidden(error.to_string()),
         ReadError::NotFound(_) => Error::not_found(error.to_string()),
         ReadError::BadToken => Error::invalid_param(error.to_string()),
+        ReadError::NotYet => Error::unavailable(),
         ReadError::Unavailable(reason) => {
             tracing::error!(%reason, "a room could not be read");
             Error::unavailable()

@@ -151,6 +151,31 @@ async fn an_answer_is_bounded_in_bytes() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_read_piece_by_piece_is_bounded_too() {
+    let authority = Authority::new();
+    for protocols in [HTTP1, HTTP2] {
+        let server = Server::http(&authority, NAME, protocols).await;
+        let client = authority.client().await;
+        let opened = async |request: HttpRequest| {
+            let mut opened = client.open(request).await?;
+            let mut bytes = 0;
+            while let Some(piece) = opened.body.next().await? {
+                bytes += piece.len();
+            }
+            Ok::<usize, HttpError>(bytes)
+        };
+        assert_eq!(opened(server.get("/chunks/10")).await, Ok(10 * CHUNK_BYTES));
+        assert_eq!(opened(server.get("/endless")).await, Err(HttpError::TooLarge));
+        let impatient = HttpRequest { timeout_ms: 60, ..server.get("/stops") };
+        assert_eq!(opened(impatient).await, Err(HttpError::TimedOut));
+        assert_eq!(opened(HttpRequest { timeout_ms: 60, ..server.get("/never") }).await, Err(HttpError::TimedOut));
+        // Who reads no further gives the rest up.
+        drop(client.open(server.get("/endless")).await.unwrap());
+        text(&client, server.get("/echo")).await;
+    }
+}
+
+#[tokio::test]
 async fn an_answer_is_bounded_in_time() {
     let authority = Authority::new();
     for protocols in [HTTP1, HTTP2] {

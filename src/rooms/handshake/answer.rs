@@ -24,6 +24,12 @@ pub(crate) const PREVIEW_KINDS: [&str; 7] = [
 /// Members by whom a room without a name is called.
 const HEROES: usize = 5;
 
+/// Fewer memberships are not left out: asking for them later costs both sides more than telling them at once.
+pub(crate) const OMITTED_MIN: usize = 100;
+
+/// State keys that are looked up at once.
+const STATE_KEYS_AT_ONCE: usize = 5_000;
+
 /// Members that are looked at to find them.
 const HEROES_LOOKED_AT_MAX: usize = 200;
 
@@ -43,15 +49,16 @@ impl Rooms {
         }
         let store = &self.writer.store;
         let mut state = store.state_all(room, version).await?;
-        if omit_members {
-            state = self.without_members(room, state, join.event.sender()).await?;
+        let mut members_omitted = false;
+        if omit_members && let Some(without) = self.without_members(room, &state, join.event.sender()).await? {
+            (state, members_omitted) = (without, true);
         }
         let state: Vec<EventNumber> = state.into_iter().map(|(_, event)| event).collect();
         let mut roots = state.clone();
         roots.extend(&join.header.auths);
         let mut auth_chain: BTreeSet<EventNumber> = store.auth_chain(room, &roots).await?.into_iter().collect();
         auth_chain.extend(&join.header.auths);
-        let servers_in_room = match omit_members {
+        let servers_in_room = match members_omitted {
             true => self.servers_before(origin, room).await?,
             false => Vec::new(),
         };
@@ -65,32 +72,36 @@ impl Rooms {
             event: Some(join.event.json().clone()),
             state: self.event_bytes(room, &state).await?,
             auth_chain: self.event_bytes(room, &auth_chain).await?,
-            members_omitted: omit_members,
+            members_omitted,
             servers_in_room,
         })
     }
 
-    /// The state without memberships; of a room without a name and alias those by whom it is called stay.
+    /// The state without memberships but the joining user's own, by which the join is judged; of a room without a name and
+    /// alias those by whom it is called stay too. `None`: there are too few to be left out.
     async fn without_members(
         &self,
         room: RoomNumber,
-        state: Vec<(StateKeyNumber, EventNumber)>,
+        state: &[(StateKeyNumber, EventNumber)],
         joiner: &UserId,
-    ) -> Result<Vec<(StateKeyNumber, EventNumber)>, LoadError> {
+    ) -> Result<Option<Vec<(StateKeyNumber, EventNumber)>>, LoadError> {
         let store = &self.writer.store;
-        let keys: Vec<StateKeyNumber> = state.iter().map(|(key, _)| *key).collect();
-        let pairs = store.state_keys(room, &keys).await?;
         let (mut kept, mut members, mut is_named) = (Vec::new(), Vec::new(), false);
-        for ((key, event), pair) in state.into_iter().zip(pairs) {
-            let Some(pair) = pair else { continue };
-            if pair.kind == "m.room.member" {
-                if pair.state_key != joiner.as_str() {
-                    members.push((key, event));
+        for some in state.chunks(STATE_KEYS_AT_ONCE) {
+            let keys: Vec<StateKeyNumber> = some.iter().map(|(key, _)| *key).collect();
+            for (entry, pair) in some.iter().zip(store.state_keys(room, &keys).await?) {
+                let Some(pair) = pair else { continue };
+                if pair.kind == "m.room.member" && pair.state_key != joiner.as_str() {
+                    members.push(*entry);
+                    continue;
                 }
-                continue;
+                is_named |=
+                    matches!(&*pair.kind, "m.room.name" | "m.room.canonical_alias") && pair.state_key.is_empty();
+                kept.push(*entry);
             }
-            is_named |= matches!(&*pair.kind, "m.room.name" | "m.room.canonical_alias") && pair.state_key.is_empty();
-            kept.push((key, event));
+        }
+        if members.len() < OMITTED_MIN {
+            return Ok(None);
         }
         if !is_named {
             members.truncate(HEROES_LOOKED_AT_MAX);
@@ -102,7 +113,7 @@ impl Rooms {
             });
             kept.extend(heroes.map(|(member, _)| member).take(HEROES));
         }
-        Ok(kept)
+        Ok(Some(kept))
     }
 
     /// The servers in the room without the one that has just come in.

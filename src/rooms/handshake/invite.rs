@@ -1,6 +1,8 @@
 //! Invites of our users by other servers.
 //! [`PUT /invite`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid).
 
+use std::time::Duration;
+
 use hearth_core::{Event, RawEvent, RoomVersion, SignedEvent, cosign};
 use hearth_ports::EventBytes;
 use hearth_store::tables::Membership;
@@ -15,6 +17,9 @@ use crate::{
 
 /// Servers that are kept with an invite, to come in through.
 const VIA_MAX: usize = 10;
+
+/// How long an invite waits for the members of a room that was only just joined: servers wait some 30 s for an answer.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// An invite as another server sends it.
 #[derive(Clone, Debug)]
@@ -116,6 +121,9 @@ impl Rooms {
         }
         self.check_access(origin, room_id).await?;
         Ok(true)
+        if !self.wait_whole(room, PATIENCE).await? {
+            return Err(HandshakeError::Busy);
+        }
     }
 
     /// The state given along, stripped. From room version 12 on all of it must be truly signed.

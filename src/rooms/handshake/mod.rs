@@ -18,6 +18,8 @@ use ruma::{RoomId, ServerName};
 use crate::{ReadError, SendError, rooms::Rooms};
 
 pub(crate) use answer::PREVIEW_KINDS;
+#[cfg(test)]
+pub(crate) use answer::OMITTED_MIN;
 pub use invite::Invitation;
 
 /// Why another server's handshake comes to nothing.
@@ -102,7 +104,8 @@ impl Rooms {
     ) -> Result<(RoomNumber, Head), HandshakeError> {
         let store = &self.writer.store;
         let room = store.room_number(room_id).await?.ok_or(HandshakeError::UnknownRoom)?;
-        let head = store.head(room).await?.filter(|head| !head.loading && !head.purged);
+        // Who does not know the members itself lets nobody in or out: another server can.
+        let head = store.head(room).await?.filter(|head| !head.loading && !head.purged && !head.partial);
         let head = head.ok_or(HandshakeError::UnknownRoom)?;
         if store.joined_from(room, &self.writer.server_name).await? == 0 {
             return Err(HandshakeError::UnknownRoom);

@@ -66,9 +66,7 @@ impl Rooms {
         answer: JoinAnswer,
     ) -> Result<GivenState, SendError> {
         let bad = |error: BadAnswer| SendError::Unreachable(error.to_string());
-        if answer.members_omitted {
-            return Err(bad(BadAnswer::new("it lacks members that were asked for")));
-        }
+        let is_partial = answer.members_omitted;
         let unique = unique(answer).map_err(bad)?;
         let given = unique.len();
         let mut signed = Vec::with_capacity(given);
@@ -85,7 +83,7 @@ impl Rooms {
         if checked < given {
             tracing::info!(%room_id, dropped = given - checked, given, "events of a join's answer are not what they say");
         }
-        let state = tokio::task::spawn_blocking(move || check_state(signed, &join)).await;
+        let state = hearth_ports::work(move || check_state(signed, &join, is_partial)).await;
         state.map_err(|error| SendError::Unavailable(error.to_string()))?.map_err(bad)
     }
 }
@@ -108,7 +106,7 @@ fn unique(answer: JoinAnswer) -> Result<Vec<(Bytes, bool)>, BadAnswer> {
 
 /// Puts the events in order, asks the rules of each by the events that it cites, and of the join by the whole state.
 /// `events`: signed events of one room, and whether each is part of the state.
-pub(super) fn check_state(events: Vec<(Event, bool)>, join: &Event) -> Result<GivenState, BadAnswer> {
+pub(super) fn check_state(events: Vec<(Event, bool)>, join: &Event, is_partial: bool) -> Result<GivenState, BadAnswer> {
     let mut all: Vec<Event> = Vec::with_capacity(events.len());
     let mut in_state: HashMap<OwnedEventId, bool> = HashMap::with_capacity(events.len());
     for (event, is_in_state) in events {
@@ -138,12 +136,18 @@ pub(super) fn check_state(events: Vec<(Event, bool)>, join: &Event) -> Result<Gi
         new_places.insert(event.event_id().to_owned(), decided.len());
         decided.push(Given { event: event.with_rejected(!allowed), auths, in_state });
     }
-    let create = check_join(&decided, &new_places, join)?;
+    let create = check_join(&decided, &new_places, join, is_partial)?;
     Ok(GivenState { events: decided, create })
 }
 
-/// Asks whether the state lets the join in. Returns what its create event says.
-fn check_join(events: &[Given], places: &HashMap<OwnedEventId, usize>, join: &Event) -> Result<Create, BadAnswer> {
+/// Asks whether the state lets the join in. Returns what its create event says. Where memberships are left out
+/// (`is_partial`), those stand in for them that the join itself cites.
+fn check_join(
+    events: &[Given],
+    places: &HashMap<OwnedEventId, usize>,
+    join: &Event,
+    is_partial: bool,
+) -> Result<Create, BadAnswer> {
     let mut state: HashMap<(&str, &str), &Event> = HashMap::new();
     for given in events.iter().filter(|given| given.in_state && !given.event.rejected()) {
         let Some(pair) = given.event.state_pair() else { continue };
@@ -151,7 +155,15 @@ fn check_join(events: &[Given], places: &HashMap<OwnedEventId, usize>, join: &Ev
             return Err(BadAnswer::new("two events of its state are for the same key"));
         }
     }
-    let create = state.get(&("m.room.create", "")).ok_or(BadAnswer::new("it has no create event"))?;
+    if is_partial {
+        let cited = join.auth_events().iter().filter_map(|id| Some(&events[*places.get(id)?].event));
+        for event in cited.filter(|event| event.kind() == "m.room.member" && !event.rejected()) {
+            if let Some(pair) = event.state_pair() {
+                state.entry(pair).or_insert(event);
+            }
+        }
+    }
+    let create = *state.get(&("m.room.create", "")).ok_or(BadAnswer::new("it has no create event"))?;
     let fetch = |id: &ruma::EventId| Some(events[*places.get(id)?].event.clone());
     auth::check_auth_events(join, fetch)?;
     auth::check_against_auth_events(join, fetch)?;

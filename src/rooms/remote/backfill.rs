@@ -92,6 +92,10 @@ impl Rooms {
         if store.joined_from(room, &self.writer.server_name).await? == 0 {
             return Ok(0);
         }
+        if self.is_partial(room).await? {
+            // The states of the past rest on members that are only now coming.
+            return Ok(0);
+        }
         let lock = self.joins.fills.of(room_id);
         let _turn = lock.lock().await;
         let now_ms = self.writer.clock.now_ms();

@@ -5,7 +5,7 @@ use hearth_core::Event;
 use hearth_store::RoomNumber;
 use ruma::OwnedEventId;
 
-use super::send_error;
+use super::{partial::PATIENCE, send_error};
 use crate::{
     SendError,
     member::{MemberIntent, Wish},
@@ -17,6 +17,9 @@ impl Rooms {
     pub(crate) async fn invite_remote(&self, change: MemberChange) -> Result<OwnedEventId, SendError> {
         let store = &self.writer.store;
         let room = store.room_number(&change.room_id).await?.ok_or(SendError::UnknownRoom)?;
+        if !self.wait_whole(room, PATIENCE).await? {
+            return Err(SendError::Busy);
+        }
         let preview = self.preview(room, Some(&change.sender)).await.map_err(SendError::from)?;
         let server = change.target.server_name().to_owned();
         let event = match self.propose_invite(room, change).await? {

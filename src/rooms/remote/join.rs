@@ -109,9 +109,9 @@ impl Rooms {
         Ok(store.head(room).await?.is_some_and(|head| head.blocked || head.purged))
     }
 
-    async fn join_once(&self, change: &MemberChange, server: &ServerName) -> Result<OwnedEventId, Failed> {
+    async fn join_once(self: &Arc<Self>, change: &MemberChange, server: &ServerName) -> Result<OwnedEventId, Failed> {
         let (event, place) = self.event_through(server, Handshake::Join, change).await?;
-        let mut answer = self.writer.peers.send_join(server, &event, false).await?;
+        let mut answer = self.writer.peers.send_join(server, &event, true).await?;
         let signed = self.signed_join(event, &place, answer.event.take()).await?;
         let event_id = signed.event().event_id().to_owned();
         if self.is_kept_here(&change.room_id).await? {
@@ -121,10 +121,12 @@ impl Rooms {
             return Ok(event_id);
         }
         let event = signed.into_event();
+        let servers = answer.members_omitted.then(|| std::mem::take(&mut answer.servers_in_room));
         let given = self.check_answer(event.version(), &change.room_id, &event, answer).await;
         let given = given.map_err(|error| Failed { is_final: false, error })?;
-        let join = Join { event: &event, guest: change.guest, through: server };
-        self.writer.load_room(&change.room_id, &given, &join).await?;
+        let join = Join { event: &event, guest: change.guest, through: server, servers: servers.as_deref() };
+        let room = self.writer.load_room(&change.room_id, &given, &join).await?;
+        self.complete_later(room);
         Ok(event_id)
     }
 

@@ -13,11 +13,11 @@ use hearth_store::{
     CommitError, EventNote, EventNumber, LoadError, LogEntry, MemberNote, Order, PositionIndex, RoomNumber,
     StateKeyNumber, StateVersion, UserNumber, Write, encode,
     tables::{
-        self, CurrentStateRow, EventFlags, EventHeader, Extremity, Head, Membership, MembershipRow,
+        self, CurrentStateRow, EventFlags, EventHeader, Extremity, Head, Membership, MembershipRow, PartialRow,
         TIMELINE_POSITION_OFFSET, TimelineRow,
     },
 };
-use ruma::{OwnedEventId, OwnedUserId, RoomId, ServerName};
+use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, RoomId, ServerName};
 
 use super::answer::{Given, GivenState};
 use crate::{SendError, writer::Writer};
@@ -26,6 +26,9 @@ mod state;
 
 /// A batch of so many bytes takes no more events; engines like batches of at most 1 MB.
 const BATCH_BYTES: usize = 900_000;
+
+/// Servers that are asked for the members of a room that was joined without them.
+const ASKED_SERVERS_MAX: usize = 20;
 
 /// Events that are looked up at once.
 const EVENTS_AT_ONCE: usize = 1_000;
@@ -37,17 +40,19 @@ pub(super) struct Join<'a> {
     pub(super) guest: bool,
     /// The server through which we came in: it tells the others.
     pub(super) through: &'a ServerName,
+    /// The servers in the room, if its state was told without the members: these are fetched later.
+    pub(super) servers: Option<&'a [OwnedServerName]>,
 }
 
 /// A pair of the state that is to be.
-struct Target<'a> {
-    event: &'a Event,
-    number: EventNumber,
-    member: Option<(UserNumber, Membership)>,
+pub(super) struct Target<'a> {
+    pub(super) event: &'a Event,
+    pub(super) number: EventNumber,
+    pub(super) member: Option<(UserNumber, Membership)>,
 }
 
 /// A local user's membership row: it and the log entry that tells of it are of the last batch.
-struct LocalMember {
+pub(super) struct LocalMember {
     user: UserNumber,
     row: MembershipRow,
     /// They are joined and were not before.
@@ -55,17 +60,19 @@ struct LocalMember {
 }
 
 /// A load under way.
-struct Loader<'a> {
-    writer: &'a Writer,
-    room: RoomNumber,
-    head: Head,
+pub(super) struct Loader<'a> {
+    pub(super) writer: &'a Writer,
+    pub(super) room: RoomNumber,
+    pub(super) head: Head,
     /// The head as it is stored; `None` before the first batch.
-    stored: Option<Bytes>,
+    pub(super) stored: Option<Bytes>,
+    /// The job row as it is stored, if members are brought in that were left out before: it must not change meanwhile.
+    pub(super) job: Option<Bytes>,
     /// Nothing of the room was stored before: there is nothing to look up.
-    is_new: bool,
+    pub(super) is_new: bool,
     /// The state that is built.
-    state: StateVersion,
-    local: Vec<LocalMember>,
+    pub(super) state: StateVersion,
+    pub(super) local: Vec<LocalMember>,
 }
 
 impl Writer {
@@ -77,11 +84,11 @@ impl Writer {
         join: &Join<'_>,
     ) -> Result<RoomNumber, SendError> {
         let started_ms = self.clock.now_ms();
-        let mut loader = Loader::begin(self, room_id, given).await?;
+        let mut loader = Loader::begin(self, room_id, given, join.servers.is_some()).await?;
         let numbers = loader.store_events(given).await?;
         let targets = loader.targets(given, &numbers).await?;
         loader.store_state(&targets).await?;
-        loader.store_servers(&targets, join.event).await?;
+        loader.store_servers(&targets, join).await?;
         let (room, joined) = (loader.room, targets.iter().filter(|target| is_joined(target)).count());
         loader.finish(given, &numbers, &targets, join).await?;
         // Whatever was known of the room before is of the past.
@@ -95,7 +102,12 @@ impl Writer {
 
 impl<'a> Loader<'a> {
     /// Marks the room as loading.
-    async fn begin(writer: &'a Writer, room_id: &RoomId, given: &GivenState) -> Result<Self, SendError> {
+    async fn begin(
+        writer: &'a Writer,
+        room_id: &RoomId,
+        given: &GivenState,
+        is_partial: bool,
+    ) -> Result<Self, SendError> {
         let store = &writer.store;
         let room = store.assign_room_number(room_id).await?;
         let known = store.head_bytes(room).await?;
@@ -110,35 +122,43 @@ impl<'a> Loader<'a> {
         if head.create != given.create {
             return Err(SendError::Unreachable("the other server's room is another one than ours".to_owned()));
         }
-        head.loading = true;
+        (head.loading, head.partial) = (true, is_partial);
         let mut write = Write::new(room.partition());
         if store.room_number(room_id).await?.is_none() {
             write.name_room(room, room_id);
         }
         let state = if is_new { StateVersion::EMPTY } else { head.state };
-        let mut loader = Self { writer, room, head, stored, is_new, state, local: Vec::new() };
+        let mut loader = Self { writer, room, head, stored, job: None, is_new, state, local: Vec::new() };
         loader.commit(write).await?;
         Ok(loader)
     }
 
     /// Commits a piece with the head as it then is.
-    async fn commit(&mut self, mut write: Write) -> Result<(), SendError> {
+    pub(super) async fn commit(&mut self, mut write: Write) -> Result<(), SendError> {
         let at = write.position();
         self.commit_at(write, at).await
     }
 
-    async fn commit_at(&mut self, mut write: Write, at: PositionIndex) -> Result<(), SendError> {
+    pub(super) async fn commit_at(&mut self, mut write: Write, at: PositionIndex) -> Result<(), SendError> {
         let key = tables::head_key(self.room);
         write.require(Table::Rm, key.clone(), self.stored.clone());
-        write.put_at(Table::Rm, key, &self.head, &[at]);
+        if let Some(job) = &self.job {
+            // The timeline ends where it did.
+            write.require(Table::Rm, tables::partial_key(self.room), Some(job.clone()));
+            write.put(Table::Rm, key, &self.head);
+        } else {
+            write.put_at(Table::Rm, key, &self.head, &[at]);
+        }
         let committed = self.writer.store.commit(write).await.map_err(|error| match error {
             // Somebody else loads the room, or goes on with what we began.
             CommitError::Conflict => SendError::Conflict,
             other => SendError::Unavailable(other.to_string()),
         })?;
         let mut bytes = BytesMut::from(&encode(&self.head)[..]);
-        let position = committed.first.0 + u64::from(at.0);
-        bytes[1..9].copy_from_slice(&position.to_be_bytes());
+        if self.job.is_none() {
+            let position = committed.first.0 + u64::from(at.0);
+            bytes[1..9].copy_from_slice(&position.to_be_bytes());
+        }
         self.stored = Some(bytes.freeze());
         Ok(())
     }
@@ -248,8 +268,28 @@ impl<'a> Loader<'a> {
         let row = current_row(state_key, number, Some((user, Membership::Join)));
         write.put(Table::Rm, current_key(self.room, event), &row);
         self.put_join(&mut write, at, number, user, join.guest);
+        self.put_job(&mut write, join, number, state_before);
         self.complete_head(targets, event, number);
         self.commit_at(write, at).await
+    }
+
+    /// What is left to do when the room is there: its members are to be fetched, or, where a job of an earlier join may
+    /// have left something, that is to be cleared away.
+    fn put_job(&self, write: &mut Write, join: &Join<'_>, number: EventNumber, state: StateVersion) {
+        if self.is_new && join.servers.is_none() {
+            return;
+        }
+        let others = join.servers.unwrap_or_default().iter().filter(|server| *server != join.through);
+        let servers = std::iter::once(join.through).chain(others.map(|server| &**server));
+        let row = PartialRow {
+            join: join.event.event_id().to_string(),
+            event: number,
+            state,
+            servers: servers.take(ASKED_SERVERS_MAX).map(ToString::to_string).collect(),
+            since_ms: self.writer.clock.now_ms(),
+            is_settled: join.servers.is_none(),
+        };
+        write.put(Table::Rm, tables::partial_key(self.room), &row);
     }
 
     /// The events that the join follows and that have a place here, and those that have not: history begins behind them.
@@ -278,7 +318,7 @@ impl<'a> Loader<'a> {
         write.log(at, LogEntry::Event(EventNote { room: self.room, event: Some(number), member: Some(member) }));
     }
 
-    fn put_local(&self, write: &mut Write, local: &LocalMember) {
+    pub(super) fn put_local(&self, write: &mut Write, local: &LocalMember) {
         let at = write.position();
         let positions: &[PositionIndex] = if local.came_in { &[at, at] } else { &[at] };
         write.put_at(Table::Rm, tables::member_rooms_key(local.user, self.room), &local.row, positions);
@@ -330,12 +370,12 @@ fn auths_of(event: &Event, given: &GivenState, numbers: &[Option<EventNumber>]) 
     cited.filter_map(|(_, number)| *number).collect()
 }
 
-fn current_key(room: RoomNumber, event: &Event) -> Bytes {
+pub(super) fn current_key(room: RoomNumber, event: &Event) -> Bytes {
     let (kind, state_key) = event.state_pair().unwrap_or_default();
     tables::current_state_key(room, kind, state_key)
 }
 
-fn current_row(
+pub(super) fn current_row(
     state_key: StateKeyNumber,
     number: EventNumber,
     member: Option<(UserNumber, Membership)>,
@@ -345,7 +385,7 @@ fn current_row(
 }
 
 /// Whose membership the event sets.
-fn member_of(event: &Event) -> Option<OwnedUserId> {
+pub(super) fn member_of(event: &Event) -> Option<OwnedUserId> {
     let (kind, user) = event.state_pair()?;
     if kind == "m.room.member" { OwnedUserId::try_from(user).ok() } else { None }
 }

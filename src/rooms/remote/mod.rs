@@ -13,6 +13,7 @@ mod load;
 mod near;
 mod order;
 mod outside;
+mod partial;
 mod rescind;
 mod space;
 mod template;
@@ -35,6 +36,7 @@ use crate::{
     rooms::{MemberChange, Rooms},
 };
 use backfill::FailedFills;
+use partial::Partial;
 pub(crate) use outside::{outside_row, preview_events, stripped_of};
 use space::FarSpaces;
 pub(crate) use space::{FarSight, VIA_MAX};
@@ -55,6 +57,8 @@ pub(crate) struct Joins {
     fills: RoomLocks,
     failed_fills: FailedFills,
     spaces: FarSpaces,
+    /// Rooms whose members are being fetched.
+    partial: Partial,
 }
 
 impl Joins {
@@ -65,6 +69,7 @@ impl Joins {
             fills: RoomLocks::default(),
             failed_fills: FailedFills::new(),
             spaces: FarSpaces::new(),
+            partial: Partial::new(),
         }
     }
 }

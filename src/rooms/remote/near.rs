@@ -27,7 +27,7 @@ impl Rooms {
         let store = &self.writer.store;
         let Some(room) = store.room_number(room_id).await? else { return Ok(None) };
         let is_in = store.joined_from(room, &self.writer.server_name).await? > 0;
-        if !is_in || store.gaps(room, .., 1, false).await?.is_empty() {
+        if !is_in || self.is_partial(room).await? || store.gaps(room, .., 1, false).await?.is_empty() {
             return Ok(None);
         }
         for server in self.others_in_room(room_id).await?.iter().take(SERVERS_MAX) {

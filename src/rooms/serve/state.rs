@@ -71,7 +71,9 @@ impl Rooms {
     async fn state_before(&self, room: RoomNumber, at: &EventId) -> Result<StateNumbers, ServeError> {
         let stored = self.writer.store.event_by_id(room, at).await?.ok_or(ServeError::NotFound)?;
         let version = stored.header.state_before;
-        if version == StateVersion::UNKNOWN || stored.header.flags.has(EventFlags::OUTLIER) {
+        // Half a state would be a wrong one.
+        let is_whole = !self.is_partial(room).await?;
+        if !is_whole || version == StateVersion::UNKNOWN || stored.header.flags.has(EventFlags::OUTLIER) {
             return Err(ServeError::NotFound);
         }
         Ok(self.state_numbers(room, version).await?)

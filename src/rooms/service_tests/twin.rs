@@ -32,6 +32,8 @@ pub(crate) struct Net {
     pub(crate) keys: Mutex<PublicKeys>,
     /// Servers that do not answer.
     pub(crate) down: Mutex<BTreeSet<OwnedServerName>>,
+    /// Endpoints that nobody answers.
+    pub(crate) mute: Mutex<BTreeSet<&'static str>>,
     /// What was asked of whom, by endpoint: `make_join there`.
     pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) tamper: Mutex<Option<Tamper>>,
@@ -62,8 +64,16 @@ pub(crate) async fn towns<const N: usize>(names: [&str; N]) -> [Town; N] {
 
 impl Town {
     pub(crate) async fn new(name: &str, net: &Arc<Net>) -> Self {
+        Self::over(MemEngine::new(), name, net).await
+    }
+
+    /// The same server in another process.
+    pub(crate) async fn restarted(self) -> Self {
+        Self::over(self.world.engine, self.name.as_str(), &self.net).await
+    }
+
+    async fn over(engine: Arc<MemEngine>, name: &str, net: &Arc<Net>) -> Self {
         let own: OwnedServerName = name.try_into().unwrap();
-        let engine = MemEngine::new();
         let store = Store::open(engine.clone(), StoreSettings::default()).await.unwrap();
         let clock = Arc::new(ManualClock::at_ms(1_700_000_000_000));
         let seed = name.bytes().fold(7, |seed: u8, byte| seed.wrapping_mul(31).wrapping_add(byte));
@@ -199,7 +209,7 @@ impl Link {
         assert_ne!(server, self.own, "nobody asks themselves");
         let found = self.net.servers.lock().get(server).and_then(Weak::upgrade);
         found
-            .filter(|_| !self.net.down.lock().contains(server))
+            .filter(|_| !self.net.down.lock().contains(server) && !self.net.mute.lock().contains(what))
             .ok_or_else(|| PeerError::Unreachable(format!("{server} is not there")))
     }
 }

@@ -134,7 +134,7 @@ async fn check_membership(
     let Ok(Some(head)) = loaded(store.get::<Head>(Table::Rm, &head_key(room)).await)? else {
         return Ok(Some(format!("the membership of {user_id} is of a room without a head")));
     };
-    if head.purged || head.loading {
+    if head.purged || head.loading || head.partial {
         return Ok(None);
     }
     let key = current_state_key(room, "m.room.member", user_id.as_str());

@@ -6,6 +6,7 @@ mod federation;
 mod identifiers;
 mod membership;
 mod misc;
+mod partial;
 mod remote;
 mod room;
 mod server_keys;
@@ -30,6 +31,10 @@ pub use federation::{
 pub use identifiers::{RoomIdRow, UserIdRow, room_index_key, room_name_key, user_index_key, user_name_key};
 pub use membership::{Membership, MembershipRow, member_rooms_key, member_rooms_prefix};
 pub use misc::{CursorRow, SchemaRow, cursor_key, cursor_partition, schema_key, schema_partition};
+pub use partial::{
+    PartialRow, WAITING_POSITION_OFFSET, WaitingRow, partial_key, partial_prefix, staged_key, staged_prefix,
+    waiting_key, waiting_prefix,
+};
 pub use remote::{OutsideRow, STRIPPED_BYTES_MAX, outside_key, outside_prefix, put_outside};
 pub use room::{
     Create, CurrentStateRow, Extremity, Head, ReceiptPlaceRow, ReceiptRow, StateKeyRow, current_state_key,
@@ -41,8 +46,8 @@ pub use server_keys::{
     ServerKeysRow, server_keys_key,
 };
 pub use servers::{
-    ServerRoomRow, ServerRow, put_room_server, room_server_key, room_servers_prefix, server_room_key,
-    server_rooms_prefix,
+    ServerRoomRow, ServerRow, put_room_server, put_uncounted_server, room_server_key, room_servers_prefix,
+    server_room_key, server_rooms_prefix,
 };
 pub(crate) use state::auth_runs;
 pub use state::{

@@ -60,6 +60,12 @@ pub struct Head {
     pub purged: bool,
     /// An administrator blocked it: nobody joins, nobody sends.
     pub blocked: bool,
+    /// The room was joined without its members, which are being fetched: the state lacks memberships, and of other servers
+    /// only is known that they are in the room.
+    pub partial: bool,
+    /// The log position at which the members were all there; 0: they were from the start, or are not yet. Filled at commit.
+    #[serde(skip)]
+    pub completed: u64,
 }
 
 impl Head {
@@ -78,11 +84,13 @@ impl Head {
             loading: false,
             purged: false,
             blocked: false,
+            partial: false,
+            completed: 0,
         }
     }
 }
 
-row!(Head, "room head", version 1, positions position);
+row!(Head, "room head", version 2, positions position, completed);
 
 /// The current state's entry for one state key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use crate::{RoomNumber, Write, id16, key, row};
 /// How many users of a server are joined to a room; there is no row for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerRow {
-    /// At least 1.
+    /// At least 1; 0 only while a room's members are being fetched: it is not known how many.
     pub joined: u32,
 }
 
@@ -43,6 +43,12 @@ pub fn server_room_key(server: &ServerName, room: RoomNumber) -> Key {
 /// The prefix of all [`server_room_key`]s of a server, and of another one only if 8 bytes of their hashes are equal.
 pub fn server_rooms_prefix(server: &ServerName) -> Key {
     key(b'S').raw(&id16(server.as_str())[..8]).build()
+}
+
+/// Says that a server is in a room whose members are being fetched, in both rows. The write is of the room's partition.
+pub fn put_uncounted_server(write: &mut Write, room: RoomNumber, server: &ServerName) {
+    write.put(Table::Rm, room_server_key(room, server), &ServerRow { joined: 0 });
+    write.put(Table::Rm, server_room_key(server, room), &ServerRoomRow { server: server.as_str().to_owned() });
 }
 
 /// Says how many users of a server are joined to a room, in both rows. The write is of the room's partition.

@@ -21,6 +21,7 @@ impl Reads {
         limit: usize,
         visibility: &str,
     ) -> Result<Bytes, ReadError> {
+        self.whole(room_id).await?;
         let mut view = self.open(reader, room_id).await?;
         let until = Order::live(self.store.live().positions().at(view.number.partition())).min(view.until);
         let query = MessagesQuery {

@@ -29,6 +29,7 @@ const STEP: usize = 1_024;
 impl Reads {
     /// The answer of `/members`, as JSON.
     pub async fn members(&self, reader: &Reader, room_id: &RoomId, query: &MembersQuery) -> Result<Bytes, ReadError> {
+        self.whole(room_id).await?;
         let view = self.open(reader, room_id).await?;
         let version = match &query.at {
             Some(token) => self.store.state_at(view.number, view.place(token)?.min(view.until)).await?,
@@ -49,6 +50,7 @@ impl Reads {
 
     /// The answer of `/joined_members`, as JSON. Only for those who are joined.
     pub async fn joined_members(&self, reader: &Reader, room_id: &RoomId) -> Result<Bytes, ReadError> {
+        self.whole(room_id).await?;
         let view = self.open(reader, room_id).await?;
         if !view.is_joined() {
             return Err(ReadError::Forbidden);

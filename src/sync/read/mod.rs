@@ -11,6 +11,7 @@ mod messages;
 mod room;
 mod state;
 mod timestamp;
+mod whole;
 
 use std::sync::Arc;
 
@@ -52,6 +53,9 @@ pub enum ReadError {
     /// A token that does not belong here (`M_INVALID_PARAM`).
     #[error("this token belongs to something else")]
     BadToken,
+    /// The room was joined only just now, and its members are still being fetched: later (503).
+    #[error("the members of this room are still being fetched, try again later")]
+    NotYet,
     /// Ours; the text is for the log.
     #[error("unavailable: {0}")]
     Unavailable(String),

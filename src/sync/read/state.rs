@@ -13,6 +13,7 @@ use super::{ReadError, Reader, Reads, room::RoomView};
 impl Reads {
     /// The answer of `/state`, as JSON: the present state, or for those who left the one they left behind.
     pub async fn state(&self, reader: &Reader, room_id: &RoomId) -> Result<Bytes, ReadError> {
+        self.whole(room_id).await?;
         let view = self.open(reader, room_id).await?;
         let events = self.state_events(&view, view.state).await?;
         let mut out = Vec::with_capacity(512 * events.len() + 2);
@@ -29,6 +30,9 @@ impl Reads {
         state_key: &str,
         whole: bool,
     ) -> Result<Bytes, ReadError> {
+        if kind == "m.room.member" && state_key != reader.user_id.as_str() {
+            self.whole(room_id).await?;
+        }
         let view = self.open(reader, room_id).await?;
         let stored = self.store.state_event(view.number, view.state, kind, state_key).await?;
         let stored = stored.ok_or(ReadError::NotFound("state"))?;

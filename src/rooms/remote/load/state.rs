@@ -1,6 +1,6 @@
 //! The room's current state and all that follows from it: pairs, memberships, servers.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
 use hearth_core::Event;
@@ -9,9 +9,9 @@ use hearth_store::{
     EventNumber, LoadError, PositionIndex, StateBuilder, StateKeyNumber, UserNumber, Write,
     tables::{self, CurrentStateRow, Membership, MembershipRow, StateKeyRow},
 };
-use ruma::{OwnedServerName, OwnedUserId, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
-use super::{GivenState, Loader, LocalMember, Target, current_key, current_row, is_joined, member_of};
+use super::{GivenState, Join, Loader, LocalMember, Target, current_key, current_row, is_joined, member_of};
 use crate::{SendError, append::membership_of};
 
 /// Pairs of state put into one batch: their rows, with those of members, are some 250 bytes each, and the tree's nodes.
@@ -80,7 +80,7 @@ impl Loader<'_> {
     }
 
     /// The number of an event's pair; given, if it has none.
-    pub(super) fn state_key(
+    pub(in crate::remote) fn state_key(
         &mut self,
         write: &mut Write,
         event: &Event,
@@ -98,7 +98,7 @@ impl Loader<'_> {
     }
 
     /// Writes a membership row, or keeps it for the last batch if the user is ours.
-    async fn put_member(
+    pub(in crate::remote) async fn put_member(
         &mut self,
         write: &mut Write,
         at: PositionIndex,
@@ -131,12 +131,12 @@ impl Loader<'_> {
 
     /// Whether the event sets the membership of a user of ours. What they are told of it is told in the last batch, also
     /// where a load that was broken off has written the state already.
-    fn is_local(&self, event: &Event) -> bool {
+    pub(in crate::remote) fn is_local(&self, event: &Event) -> bool {
         member_of(event).is_some_and(|user| user.server_name() == self.writer.server_name)
     }
 
     /// Makes the next version of the state.
-    pub(super) async fn build(
+    pub(in crate::remote) async fn build(
         &mut self,
         write: &mut Write,
         changes: &[(StateKeyNumber, Option<EventNumber>)],
@@ -152,13 +152,16 @@ impl Loader<'_> {
     }
 
     /// Takes out what the room's state once had here, and has no more: from when this server was last in the room, or
-    /// from a load that was broken off.
+    /// from a load that was broken off. Memberships stay as they were last known where the present ones are yet to come.
     async fn remove_others(&mut self, set: Vec<StateKeyNumber>) -> Result<(), SendError> {
         let set: HashSet<StateKeyNumber> = set.into_iter().collect();
         let numbers = (StateKeyNumber::FIRST.0..self.head.next_state_key.0).map(StateKeyNumber);
         let others: Vec<StateKeyNumber> = numbers.filter(|number| !set.contains(number)).collect();
         for some in others.chunks(PAIRS_AT_ONCE) {
-            let pairs = self.writer.store.state_keys(self.room, some).await?;
+            let mut pairs = self.writer.store.state_keys(self.room, some).await?;
+            if self.head.partial {
+                pairs.retain(|pair| pair.as_ref().is_some_and(|pair| pair.kind != "m.room.member"));
+            }
             let key = |pair: &StateKeyRow| tables::current_state_key(self.room, &pair.kind, &pair.state_key);
             let keys: Vec<Bytes> = pairs.iter().flatten().map(|pair| key(pair)).collect();
             let rows = self.writer.store.multi_get::<CurrentStateRow>(Table::Rm, &keys).await?;
@@ -180,9 +183,11 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Counts the users of each server, the joining one among them.
-    pub(super) async fn store_servers(&mut self, targets: &[Target<'_>], join: &Event) -> Result<(), SendError> {
+    /// Counts the users of each server, the joining one among them. Where members are yet to come, of others only is told
+    /// that they are there.
+    pub(super) async fn store_servers(&mut self, targets: &[Target<'_>], join: &Join<'_>) -> Result<(), SendError> {
         let mut servers: BTreeMap<OwnedServerName, u32> = BTreeMap::new();
+        let (told, through, join) = (join.servers, join.through, join.event);
         if !self.is_new {
             let before = self.writer.store.servers_in_room(self.room).await?;
             servers.extend(before.into_iter().map(|(server, _)| (server, 0)));
@@ -192,7 +197,25 @@ impl Loader<'_> {
         for user in joined.filter_map(|user| <&UserId>::try_from(user).ok()).chain([join.sender()]) {
             *servers.entry(user.server_name().to_owned()).or_default() += 1;
         }
+        let own = self.writer.server_name.clone();
+        let told: Option<BTreeSet<&ServerName>> =
+            told.map(|told| told.iter().map(|server| &**server).chain([through]).collect());
+        let uncounted: Vec<&ServerName> = told.into_iter().flatten().filter(|server| **server != own).collect();
+        if !uncounted.is_empty() {
+            servers.iter_mut().filter(|(server, _)| **server != own).for_each(|(_, joined)| *joined = 0);
+        }
         let servers: Vec<(OwnedServerName, u32)> = servers.into_iter().collect();
+        self.put_servers(&servers).await?;
+        for some in uncounted.chunks(SERVERS_AT_ONCE) {
+            let mut write = Write::new(self.room.partition());
+            some.iter().for_each(|server| tables::put_uncounted_server(&mut write, self.room, server));
+            self.commit(write).await?;
+        }
+        Ok(())
+    }
+
+    /// Says how many users of these servers are joined; 0: none.
+    pub(in crate::remote) async fn put_servers(&mut self, servers: &[(OwnedServerName, u32)]) -> Result<(), SendError> {
         for some in servers.chunks(SERVERS_AT_ONCE) {
             let mut write = Write::new(self.room.partition());
             for (server, joined) in some {

@@ -1,0 +1,87 @@
+//! Events of others that wait until the room has its members: what may be is decided by these.
+
+use hearth_ports::{EventBytes, Table};
+use hearth_store::{
+    RoomNumber, Write, encode,
+    tables::{WAITING_POSITION_OFFSET, WaitingRow, waiting_key, waiting_prefix},
+};
+use ruma::{OwnedServerName, ServerName};
+
+use super::Job;
+use crate::{ReceiveError, SendError, rooms::Rooms};
+
+/// Events that wait for one room. Of more, what comes later leads to those that were let go.
+const WAITING_MAX: usize = 5_000;
+
+/// Events that are taken at once: as many as a transaction has.
+const TAKEN_AT_ONCE: usize = 50;
+
+impl Rooms {
+    /// Keeps events for later, if the room's members are being fetched. `false`: they are not, nothing was kept.
+    pub(crate) async fn hold_back(
+        &self,
+        origin: &ServerName,
+        room: RoomNumber,
+        events: &[EventBytes],
+    ) -> Result<bool, ReceiveError> {
+        if !self.is_partial(room).await? {
+            return Ok(false);
+        }
+        // While this is held, nobody says that the room is complete and takes what has waited so far.
+        let active = self.writer.active(room);
+        let mut slot = active.cache.lock().await;
+        let cache =
+            self.writer.load(&mut slot, room).await.map_err(|error| ReceiveError::Unavailable(error.to_string()))?;
+        if !cache.head.partial {
+            return Ok(false);
+        }
+        let waiting = self.joins.partial.waiting.lock().get(&room).copied();
+        let waiting = match waiting {
+            Some(waiting) => waiting,
+            None => self.writer.store.waiting_events(room, WAITING_MAX).await?.len(),
+        };
+        let kept = events.len().min(WAITING_MAX.saturating_sub(waiting));
+        if kept < events.len() {
+            metrics::counter!("rooms_waiting_dropped").increment((events.len() - kept) as u64);
+        }
+        let mut write = Write::new(room.partition());
+        for json in &events[..kept] {
+            let at = write.position();
+            let row = WaitingRow { origin: origin.as_str().to_owned(), json: json.to_vec() };
+            let in_key = Some((WAITING_POSITION_OFFSET, at));
+            write.put_filled(Table::Ev, waiting_key(room, 0), encode(&row), in_key, &[]);
+        }
+        self.writer.store.commit(write).await?;
+        self.joins.partial.waiting.lock().insert(room, waiting + kept);
+        Ok(true)
+    }
+
+    /// Takes the events that have waited, as they came.
+    pub(super) async fn take_waiting(&self, job: &Job) -> Result<(), SendError> {
+        let store = &self.writer.store;
+        loop {
+            let rows = store.waiting_events(job.room, TAKEN_AT_ONCE).await?;
+            let Some((_, first)) = rows.first() else { break };
+            let Ok(origin) = OwnedServerName::try_from(first.origin.as_str()) else {
+                return Err(SendError::Unavailable("the origin of a waiting event does not read".to_owned()));
+            };
+            let same = rows.iter().take_while(|(_, row)| row.origin == first.origin).count();
+            let events = rows[..same].iter().map(|(_, row)| EventBytes::from(row.json.clone())).collect();
+            for received in self.receive(&origin, &job.room_id, events).await {
+                if let Err(ReceiveError::Unavailable(text)) = received.result {
+                    return Err(SendError::Unavailable(text));
+                }
+            }
+            let mut write = Write::new(job.room.partition());
+            rows.into_iter().take(same).for_each(|(key, _)| write.delete(Table::Ev, key));
+            store.commit(write).await?;
+        }
+        self.joins.partial.waiting.lock().remove(&job.room);
+        Ok(())
+    }
+
+    pub(super) async fn clear_waiting(&self, room: RoomNumber) -> Result<(), SendError> {
+        self.joins.partial.waiting.lock().remove(&room);
+        self.delete_all(room, Table::Ev, waiting_prefix(room)).await
+    }
+}

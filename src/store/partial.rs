@@ -1,0 +1,27 @@
+//! Reading of rooms that were joined without their members.
+
+use hearth_ports::{Entry, Key, KeyRange, Table};
+
+use crate::{
+    Corrupt, LoadError, RoomNumber, Row as _, Store,
+    codec::{decode, read_u64},
+    tables::{PartialRow, WaitingRow, partial_prefix, waiting_prefix},
+};
+
+/// Jobs that are read at the start. More rooms than that are not joined at once.
+const JOBS_MAX: usize = 100_000;
+
+impl Store {
+    /// The rooms whose members are being fetched, or were when the server stopped.
+    pub async fn partial_rooms(&self) -> Result<Vec<(RoomNumber, PartialRow)>, LoadError> {
+        let rows = self.scan_all(Table::Rm, KeyRange::prefix(partial_prefix()), JOBS_MAX, false).await?;
+        let room = |row: &Entry| read_u64(PartialRow::NAME, row.key.get(1..).unwrap_or_default()).map(RoomNumber);
+        rows.iter().map(|row| Ok((room(row)?, decode(&row.value)?))).collect()
+    }
+
+    /// The oldest events of other servers that wait for a room's members, with their keys.
+    pub async fn waiting_events(&self, room: RoomNumber, rows_max: usize) -> Result<Vec<(Key, WaitingRow)>, LoadError> {
+        let rows = self.scan_all(Table::Ev, KeyRange::prefix(waiting_prefix(room)), rows_max, false).await?;
+        rows.into_iter().map(|row| Ok::<_, Corrupt>((row.key, decode(&row.value)?)).map_err(LoadError::from)).collect()
+    }
+}
