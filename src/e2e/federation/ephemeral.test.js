@@ -3,12 +3,12 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { v3 } from "../lib/api.js";
-import { CROSSING_MS, SIDES, eventAt, joinVia, memberIs, pair } from "../lib/pair.js";
+import { AT_ONCE, CROSSING_MS, SIDES, eventAt, joinVia, memberIs, pair } from "../lib/pair.js";
 
 const ephemeral = (answer, room, type) =>
   answer.rooms?.join?.[room]?.ephemeral?.events?.find((event) => event.type === type);
 
-describe("what passes", { concurrency: false }, () => {
+describe("what passes", { concurrency: AT_ONCE }, () => {
   const servers = pair("federation-ephemeral");
 
   for (const side of SIDES) {

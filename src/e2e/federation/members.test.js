@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { v3 } from "../lib/api.js";
-import { CROSSING_MS, SIDES, joinVia, memberIs, pair, sameState, until } from "../lib/pair.js";
+import { AT_ONCE, CROSSING_MS, SIDES, joinVia, memberIs, pair, sameState, until } from "../lib/pair.js";
 
-describe("memberships", { concurrency: false }, () => {
+describe("memberships", { concurrency: AT_ONCE }, () => {
   const servers = pair("federation-members");
 
   for (const side of SIDES) {

@@ -3,8 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { v3 } from "../lib/api.js";
-import { CROSSING_MS, SIDES, eventAt, joinVia, memberIs, pair, sameState, until } from "../lib/pair.js";
-import { eventually } from "../lib/wait.js";
+import { AT_ONCE, SIDES, crosses, eventAt, joinVia, memberIs, pair, sameState, until } from "../lib/pair.js";
 
 const VERSIONS = ["1", "6", "9", "10", "11", "12"];
 
@@ -21,10 +20,10 @@ async function talk(api, room, count = MESSAGES) {
 /** Waits until the event has lost its content. */
 function redactedAt(api, room, eventId) {
   const look = async () => assert.deepEqual((await api.get(v3`/rooms/${room}/event/${eventId}`)).content, {});
-  return eventually(look, `${api.userId} no longer sees what ${eventId} said`, { ms: CROSSING_MS });
+  return crosses(look, `${api.userId} no longer sees what ${eventId} said`);
 }
 
-describe("rooms", { concurrency: false }, () => {
+describe("rooms", { concurrency: AT_ONCE }, () => {
   const servers = pair("federation-rooms");
 
   for (const side of SIDES) {

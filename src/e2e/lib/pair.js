@@ -3,6 +3,7 @@
 import { after, before } from "node:test";
 import assert from "node:assert/strict";
 import path from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { Api, v3 } from "./api.js";
 import { Authority } from "./authority.js";
 import { Relay } from "./relay.js";
@@ -15,6 +16,12 @@ export const CROSSING_MS = 60_000;
 
 /** After so long one speaks again, in ms. */
 const HEARING_MS = 2_000;
+
+/** How often a server is asked whether something has crossed, in ms: a tenth of what it costs to ask. */
+const LOOK_EVERY_MS = 50;
+
+/** Waits for what crosses from one server to the other. */
+export const crosses = (attempt, what, ms = CROSSING_MS) => eventually(attempt, what, { ms, everyMs: LOOK_EVERY_MS });
 
 /** The hearth that takes part: clients in clear on one port, other servers by TLS on another. */
 async function createHearth(folder, { authority, relay, config = {} }) {
@@ -74,6 +81,9 @@ class Pair {
   }
 }
 
+/** Tests of a file at once: while one server works, the other one has another room to work at. */
+export const AT_ONCE = 3;
+
 export const SIDES = ["hearth", "synapse"];
 
 export const other = (side) => (side === "hearth" ? "synapse" : "hearth");
@@ -91,22 +101,39 @@ export async function joinVia(api, room, server) {
   return (await api.ok("POST", v3`/join/${room}`, { query: { server_name: server, via: server }, body: {} })).room_id;
 }
 
-/** `{ "type|state_key": event_id }` as a member sees the room. */
-export async function stateIds(api, room) {
+/** What servers must agree on of an event. */
+const essence = ({ event_id, type, state_key, sender, origin_server_ts, content }) => ({
+  event_id,
+  type,
+  state_key,
+  sender,
+  origin_server_ts,
+  content,
+});
+
+/** The state as a member sees the room: `{ "type|state_key": event }`, in order. */
+export async function stateOf(api, room) {
   const state = await api.get(v3`/rooms/${room}/state`);
-  const entries = state.map((event) => [`${event.type}|${event.state_key}`, event.event_id]);
+  const entries = state.map((event) => [`${event.type}|${event.state_key}`, essence(event)]);
   return Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-/** Waits until both members' servers have the same state, event for event. */
+/** Waits until both members' servers have the same state, event for event; returns it. */
 export function sameState(room, one, two) {
-  const compare = async () => assert.deepEqual(await stateIds(one, room), await stateIds(two, room));
-  return eventually(compare, `${one.userId} and ${two.userId} see the same state of ${room}`, { ms: CROSSING_MS });
+  const compare = async () => {
+    const [ours, theirs] = await Promise.all([stateOf(one, room), stateOf(two, room)]);
+    const differ = (key) => !isDeepStrictEqual(ours[key], theirs[key]);
+    const different = Object.keys({ ...ours, ...theirs }).filter(differ);
+    const both = () => JSON.stringify(different.map((key) => [ours[key], theirs[key]]));
+    if (different.length > 0) throw new Error(`${different.length} differ: ${both()}`);
+    return ours;
+  };
+  return crosses(compare, `${one.userId} and ${two.userId} see the same state of ${room}`);
 }
 
 /** Waits until a member's server has the event; returns it. */
 export function eventAt(api, room, eventId, ms = CROSSING_MS) {
-  return eventually(() => api.get(v3`/rooms/${room}/event/${eventId}`), `${api.userId} gets ${eventId}`, { ms });
+  return crosses(() => api.get(v3`/rooms/${room}/event/${eventId}`), `${api.userId} gets ${eventId}`, ms);
 }
 
 /**
@@ -118,7 +145,7 @@ export function speakUntilHeard(speaker, hearer, room) {
     const said = await speaker.message(room, "do you hear me?");
     return eventAt(hearer, room, said, HEARING_MS);
   };
-  return eventually(attempt, `${hearer.userId} hears ${speaker.userId}`, { ms: CROSSING_MS });
+  return crosses(attempt, `${hearer.userId} hears ${speaker.userId}`);
 }
 
 /** Waits until the room is among the user's rooms with this membership, as sync tells it. */
@@ -134,5 +161,5 @@ export function memberIs(api, room, user, membership) {
     const { membership: found } = await api.state(room, "m.room.member", user);
     assert.equal(found, membership);
   };
-  return eventually(look, `${api.userId} sees ${user} with ${membership}`, { ms: CROSSING_MS });
+  return crosses(look, `${api.userId} sees ${user} with ${membership}`);
 }

@@ -4,7 +4,7 @@
 /** How long anything may take before the test gives up, in ms: ten times what a loaded two-core machine needs. */
 export const DEADLINE_MS = Number(process.env.HEARTH_E2E_DEADLINE_MS ?? 30_000);
 
-/** Pause between two looks at something that cannot announce itself (a port, a process), in ms. */
+/** Pause between two looks at something that cannot announce itself (a port, a process), in ms, unless told otherwise. */
 const RETRY_MS = 10;
 
 /** The promise, or a rejection that says `what` did not happen within `ms`. */
@@ -43,7 +43,11 @@ export function until(emitter, events, what, probe, ms = DEADLINE_MS) {
  * The first value that `attempt` returns without throwing; only for what lies outside this process.
  * `hopeless()` may end it before the deadline.
  */
-export async function eventually(attempt, what, { ms = DEADLINE_MS, hopeless = () => false } = {}) {
+export async function eventually(
+  attempt,
+  what,
+  { ms = DEADLINE_MS, everyMs = RETRY_MS, hopeless = () => false } = {},
+) {
   const end = performance.now() + ms;
   for (;;) {
     try {
@@ -51,6 +55,6 @@ export async function eventually(attempt, what, { ms = DEADLINE_MS, hopeless = (
     } catch (error) {
       if (performance.now() > end || hopeless()) throw new Error(`not within ${ms} ms: ${what}`, { cause: error });
     }
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    await new Promise((resolve) => setTimeout(resolve, everyMs));
   }
 }
