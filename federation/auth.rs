@@ -116,7 +116,7 @@ impl ServerAuth {
         }
         let _turn = self.large.acquire().await.expect("it is never closed");
         let (claim, request) = (Arc::clone(claim), Arc::clone(request));
-        let checked = tokio::task::spawn_blocking(move || claim.verify(&keys, &request.signed(), now_ms)).await;
+        let checked = hearth_ports::work(move || claim.verify(&keys, &request.signed(), now_ms)).await;
         checked.map_err(|error| {
             tracing::error!(%error, "a signature was not checked");
             Error::internal()

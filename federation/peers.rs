@@ -189,7 +189,7 @@ async fn parsed<T: Send + 'static>(body: Bytes, parse: fn(&Bytes) -> Result<T, P
     if body.len() <= INLINE_BYTES_MAX {
         return parse(&body);
     }
-    let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
+    let parsed = hearth_ports::work(move || parse(&body)).await;
     parsed.unwrap_or_else(|error| Err(PeerError::Malformed(error.to_string())))
 }
 

@@ -91,7 +91,7 @@ impl KeyRing {
         }
         known_all.extend(self.ask_for_strangers(missing).await);
         let ring = Arc::clone(self);
-        let signed = tokio::task::spawn_blocking(move || ring.sign_all(&known_all)).await.unwrap_or_default();
+        let signed = hearth_ports::work(move || ring.sign_all(&known_all)).await.unwrap_or_default();
         answers.extend(signed);
         answers
     }

@@ -13,6 +13,7 @@ pub mod mem;
 mod peers;
 mod resolver;
 pub mod suite;
+mod work;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use engine::{
@@ -27,6 +28,7 @@ pub use peers::{
     StatePiece, StatePieces, Template, WantedKeys,
 };
 pub use resolver::{ResolveFailed, Resolver, SrvTarget};
+pub use work::work;
 
 use std::{future::Future, pin::Pin};
 

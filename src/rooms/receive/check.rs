@@ -33,7 +33,7 @@ impl Cpu {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ReceiveError> {
         let permit = Arc::clone(&self.0).acquire_owned().await.expect("the semaphore is never closed");
-        let task = tokio::task::spawn_blocking(move || {
+        let task = hearth_ports::work(move || {
             let result = work();
             drop(permit);
             result

@@ -1,0 +1,190 @@
+//! What must be true when all is over.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt::Write as _,
+    sync::Arc,
+};
+
+use hearth_ports::Engine;
+use hearth_store::{LogEntry, Positions, RoomNumber, Store, StoreSettings, fsck::fsck, tables::Membership};
+use ruma::RoomId;
+use serde_json::Value;
+
+use crate::{
+    follow::quote,
+    plan::Lies,
+    world::{Person, World},
+};
+
+/// Pages of a store's log, each of so many entries.
+const LOG_PAGE: usize = 1_000;
+
+/// A room's state: the event of each kind and key.
+type State = BTreeMap<(String, String), String>;
+
+/// Asks everything; what is wrong becomes a fault of the trace.
+pub(crate) async fn check(world: &World) {
+    if world.plan.lies != Lies::OfState {
+        for text in differing(world).await {
+            world.trace.fault(text);
+        }
+    }
+    check_forbidden(world);
+    for node in &world.nodes {
+        let engine: Arc<dyn Engine> = node.kept.clone();
+        let store = Store::open(engine, StoreSettings::default()).await.unwrap();
+        let report = fsck(&store, |_| {}).await.unwrap();
+        if !report.is_clean() {
+            world.trace.fault(format!("the store of {}: {report}", node.index));
+        }
+        let log = read_log(&store).await;
+        for person in world.people_of(node.index) {
+            check_seen(world, person, &store, &log).await;
+        }
+    }
+}
+
+/// Rooms of which servers that have somebody in them do not agree, in words.
+pub(crate) async fn differing(world: &World) -> Vec<String> {
+    let rooms = world.model.lock().rooms.clone();
+    let mut states: HashMap<String, Vec<(String, State)>> = HashMap::new();
+    for person in world.people.iter().filter(|person| world.is_honest(person.node.index)) {
+        let joined = person.read("joined_rooms").await.unwrap();
+        for room in joined["joined_rooms"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let path = format!("rooms/{}/state", quote(room));
+            let Some(state) = person.read(&path).await else {
+                world.trace.fault(format!("{} may not read {room}", person.id));
+                continue;
+            };
+            let state = read_state(&state);
+            let is_forbidden = |event: &str| world.network.liar().is_some_and(|liar| liar.is_forbidden(event));
+            for (pair, event) in state.iter().filter(|(_, event)| is_forbidden(event)) {
+                world.trace.fault(format!("{} has a lie in the state of {room}: {pair:?} {event}", person.id));
+            }
+            states.entry(room.to_owned()).or_default().push((person.id.clone(), state));
+        }
+    }
+    let mut found = Vec::new();
+    for room in rooms {
+        let Some((first, others)) = states.get(&room.id).and_then(|states| states.split_first()) else { continue };
+        let differing = others.iter().find(|(_, state)| *state != first.1);
+        found.extend(differing.map(|other| difference(&room.id, room.version, first, other)));
+    }
+    found
+}
+
+/// Nobody honest was shown what may not be.
+fn check_forbidden(world: &World) {
+    let Some(liar) = world.network.liar() else { return };
+    for person in world.people.iter().filter(|person| world.is_honest(person.node.index)) {
+        let seen = person.seen.lock();
+        for (room, events) in &seen.rooms {
+            for event in events.iter().filter(|event| liar.is_forbidden(event)) {
+                world.trace.fault(format!("{} was shown a lie in {room}: {event}", person.id));
+            }
+        }
+    }
+}
+
+fn read_state(state: &Value) -> State {
+    let text = |event: &Value, field: &str| event[field].as_str().unwrap().to_owned();
+    let events = state.as_array().into_iter().flatten();
+    events.map(|event| ((text(event, "type"), text(event, "state_key")), text(event, "event_id"))).collect()
+}
+
+fn difference(room: &str, version: u8, one: &(String, State), other: &(String, State)) -> String {
+    let mut text = format!("{} and {} do not agree on {room} (version {version}):", one.0, other.0);
+    let keys: BTreeSet<_> = one.1.keys().chain(other.1.keys()).collect();
+    for key in keys {
+        let (here, there) = (one.1.get(key), other.1.get(key));
+        if here != there {
+            write!(text, "\n  {key:?}: {here:?}, {there:?}").unwrap();
+        }
+    }
+    text
+}
+
+/// An event as the log of a store tells it.
+struct Told {
+    event: Option<String>,
+    /// A member's new membership: user number.
+    member: Option<(u64, Membership)>,
+}
+
+/// The events of each room in the log's order.
+async fn read_log(store: &Store) -> BTreeMap<RoomNumber, Vec<Told>> {
+    let mut rooms: BTreeMap<RoomNumber, Vec<Told>> = BTreeMap::new();
+    let mut after = Positions::START;
+    loop {
+        let page = store.read_log(&after, LOG_PAGE).await.unwrap();
+        for (_, _, entry) in page.entries {
+            let LogEntry::Event(note) = entry else { continue };
+            let event = match note.event {
+                Some(number) => {
+                    Some(store.event(note.room, number).await.unwrap().unwrap().event.event_id().to_string())
+                }
+                None => None,
+            };
+            let member = note.member.map(|member| (member.user.0, member.membership));
+            rooms.entry(note.room).or_default().push(Told { event, member });
+        }
+        if page.next == after {
+            return rooms;
+        }
+        after = page.next;
+    }
+}
+
+/// Whether somebody saw each event that there was to be seen, once, and in the log's order.
+async fn check_seen(world: &World, person: &Person, store: &Store, log: &BTreeMap<RoomNumber, Vec<Told>>) {
+    let user = ruma::UserId::parse(&person.id).unwrap();
+    let user = store.user_number(&user).await.unwrap().unwrap().0;
+    let seen = person.seen.lock().rooms.clone();
+    let rooms = world.model.lock().rooms.clone();
+    for room in &rooms {
+        let id = RoomId::parse(&room.id).unwrap();
+        let Some(number) = store.room_number(&id).await.unwrap() else { continue };
+        let told = log.get(&number).map(Vec::as_slice).unwrap_or_default();
+        let seen = seen.get(&room.id).map(Vec::as_slice).unwrap_or_default();
+        if let Err(problem) = compare(user, told, seen) {
+            world.trace.fault(format!("{} in {}: {problem}", person.id, room.id));
+        }
+    }
+}
+
+fn compare(user: u64, told: &[Told], seen: &[String]) -> Result<(), String> {
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for (place, told) in told.iter().enumerate() {
+        if let Some(event) = &told.event
+            && places.insert(event, place).is_some()
+        {
+            return Err(format!("{event} is in the log twice"));
+        }
+    }
+    let mut once = BTreeSet::new();
+    let mut last = None;
+    for event in seen {
+        if !once.insert(event.as_str()) {
+            return Err(format!("{event} was seen twice"));
+        }
+        let place = places.get(event.as_str()).copied();
+        if place.is_some() && place < last {
+            return Err(format!("{event} was seen after a later one"));
+        }
+        last = place.or(last);
+    }
+    let mut is_joined = false;
+    for told in told {
+        let membership = told.member.filter(|(member, _)| *member == user).map(|(_, membership)| membership);
+        let is_join = membership == Some(Membership::Join);
+        let must_be_seen = is_joined || is_join;
+        if let Some(event) = told.event.as_deref().filter(|event| must_be_seen && !once.contains(event)) {
+            return Err(format!("{event} was not seen"));
+        }
+        if membership.is_some() {
+            is_joined = is_join;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! How a client follows its rooms: it syncs, and pages back where a sync leaves something out.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::{
+    trace::note,
+    world::{Person, World},
+};
+
+/// How long a client lets a sync wait, in milliseconds.
+const SYNC_MS: u64 = 30_000;
+
+/// Pages of one gap; a client that needs more is stuck.
+const PAGES_MAX: usize = 200;
+
+/// What a client was shown.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) since: Option<String>,
+    /// Event ids of each room's timeline, in the order in which the client got them.
+    pub(crate) rooms: BTreeMap<String, Vec<String>>,
+}
+
+/// Percent-encodes what a path segment or a query must not have.
+pub(crate) fn quote(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut quoted, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            quoted.push(char::from(byte));
+        } else {
+            quoted.push_str(&format!("%{byte:02X}"));
+        }
+        quoted
+    })
+}
+
+/// Follows until the world is over; `index` is the person's.
+pub(crate) async fn follow(world: Arc<World>, index: usize) {
+    let person = &world.people[index];
+    let mut is_over = world.is_over.subscribe();
+    loop {
+        let asked = sync(&world, person, SYNC_MS);
+        let went_well = tokio::select! {
+            biased;
+            _ = is_over.wait_for(|over| *over) => return,
+            went_well = asked => went_well,
+        };
+        if !went_well {
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// One sync; whether it was answered.
+pub(crate) async fn sync(world: &World, person: &Person, timeout_ms: u64) -> bool {
+    let limit = world.plan.timeline_limit;
+    let filter = json!({ "room": { "timeline": { "limit": limit } }, "presence": { "not_types": ["*"] } });
+    let since = person.seen.lock().since.clone();
+    let mut path = format!("sync?timeout={timeout_ms}&filter={}", quote(&filter.to_string()));
+    if let Some(since) = &since {
+        path.push_str(&format!("&since={}", quote(since)));
+    }
+    let Some((status, answer)) = person.ask(http::Method::GET, &path, &Value::Null).await else { return false };
+    if status != 200 {
+        world.trace.fault(format!("{} syncs: {status} {answer}", person.id));
+        return false;
+    }
+    let mut news = Vec::new();
+    for kind in ["join", "leave"] {
+        for (room, section) in answer["rooms"][kind].as_object().into_iter().flatten() {
+            let Some(events) = timeline(world, person, room, &section["timeline"], since.as_deref()).await else {
+                // The server went away: all of this sync is asked for once more.
+                return false;
+            };
+            news.push((room.clone(), events));
+        }
+    }
+    let mut seen = person.seen.lock();
+    for (room, events) in news {
+        if !events.is_empty() {
+            note!(world.trace, "{} sees {room}: {}", person.id, events.len());
+        }
+        seen.rooms.entry(room).or_default().extend(events);
+    }
+    seen.since = answer["next_batch"].as_str().map(str::to_owned);
+    true
+}
+
+fn ids(events: &Value) -> Vec<String> {
+    let events = events.as_array().into_iter().flatten();
+    events.map(|event| event["event_id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The events of a timeline, with those that it leaves out; `None`: the server does not answer.
+async fn timeline(
+    world: &World,
+    person: &Person,
+    room: &str,
+    timeline: &Value,
+    since: Option<&str>,
+) -> Option<Vec<String>> {
+    let newest = ids(&timeline["events"]);
+    let (true, Some(since)) = (timeline["limited"] == true, since) else { return Some(newest) };
+    let mut older = Vec::new();
+    let mut from = timeline["prev_batch"].as_str().map(str::to_owned);
+    let mut pages = 0;
+    while let Some(place) = from {
+        let (place, to) = (quote(&place), quote(since));
+        let path = format!("rooms/{}/messages?dir=b&limit=20&from={place}&to={to}", quote(room));
+        let (status, page) = person.ask(http::Method::GET, &path, &Value::Null).await?;
+        if status != 200 {
+            // Who was thrown out meanwhile may not read on.
+            note!(world.trace, "{} pages back in {room}: {status} {page}", person.id);
+            break;
+        }
+        older.extend(ids(&page["chunk"]));
+        from = page["end"].as_str().map(str::to_owned);
+        pages += 1;
+        if pages > PAGES_MAX {
+            world.trace.fault(format!("{} pages back in {room} for ever", person.id));
+            break;
+        }
+    }
+    older.reverse();
+    older.extend(newest);
+    Some(older)
+}

@@ -1,0 +1,135 @@
+//! Seeds. `HEARTH_SIM_SEEDS=0..1000 cargo test -p hearth-sim --test seeds -- --nocapture many` runs as many as wanted.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::{
+    cell::Cell,
+    fs,
+    ops::Range,
+    panic,
+    sync::{
+        Mutex, Once,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use hearth_sim::{Lies, Outcome, Plan, run};
+
+/// Seeds of an ordinary test run: as many as fit well into a minute.
+const SEEDS: Range<u64> = 0..24;
+
+/// The last lines of a trace that a failure shows; all of it is in a file.
+const LINES_SHOWN: usize = 40;
+
+thread_local! {
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Panics of tasks and handlers are caught where they happen; here they are counted.
+fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANICS.set(PANICS.get() + 1);
+            before(info);
+        }));
+    });
+}
+
+fn simulate(plan: Plan) -> Outcome {
+    count_panics();
+    PANICS.set(0);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let mut outcome = runtime.block_on(run(plan));
+    drop(runtime);
+    if PANICS.get() > 0 {
+        outcome.faults.push(format!("{} panics", PANICS.get()));
+    }
+    outcome
+}
+
+/// Runs a plan; `Err`: what was wrong, with the way to see it again.
+fn attempt(plan: Plan) -> Result<Outcome, String> {
+    let seed = plan.seed;
+    let name = if plan.lies == Lies::None { "many" } else { "a_liar" };
+    let outcome = simulate(plan);
+    if outcome.faults.is_empty() {
+        return Ok(outcome);
+    }
+    let file = std::env::temp_dir().join(format!("hearth-sim-{seed}.log"));
+    fs::write(&file, outcome.trace.join("\n")).unwrap();
+    let from = outcome.trace.len().saturating_sub(LINES_SHOWN);
+    Err(format!(
+        "seed {seed}: {}\nthe end of its trace, all of which is in {}:\n{}\n\
+         run it again: HEARTH_SIM_SEEDS={seed}..{} cargo test -p hearth-sim --test seeds -- --nocapture {name}",
+        outcome.faults.join("\n"),
+        file.display(),
+        outcome.trace[from..].join("\n"),
+        seed + 1,
+    ))
+}
+
+/// Runs plans on two threads, in order; the problems.
+fn attempt_all(seeds: Range<u64>, shows_progress: bool, plan: impl Fn(u64) -> Plan + Sync) -> Vec<String> {
+    let next = AtomicU64::new(seeds.start);
+    let problems = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let result = attempt(plan(seed));
+                    if shows_progress {
+                        let line = result.as_ref().map_or_else(
+                            |error| error.lines().next().unwrap().to_owned(),
+                            |outcome| format!("seed {seed}: fine, {} lines, {}", outcome.trace.len(), outcome.hash),
+                        );
+                        eprintln!("{line}");
+                    }
+                    problems.lock().unwrap().extend(result.err());
+                }
+            });
+        }
+    });
+    problems.into_inner().unwrap()
+}
+
+fn assert_none(problems: &[String]) {
+    assert!(problems.is_empty(), "{} seeds failed\n{}", problems.len(), problems.join("\n\n"));
+}
+
+#[test]
+fn two_servers_and_a_quiet_room() {
+    assert_none(&attempt_all(0..4, false, Plan::calm));
+}
+
+#[test]
+fn a_seed_repeats_itself() {
+    for seed in [3, 5] {
+        let (one, other) = (simulate(Plan::of(seed)), simulate(Plan::of(seed)));
+        let differing = one.trace.iter().zip(&other.trace).enumerate().find(|(_, (one, other))| one != other);
+        assert_eq!((differing, &one.hash), (None, &other.hash), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_liar() {
+    assert_none(&attempt_all(seeds().unwrap_or(SEEDS), seeds().is_some(), Plan::with_a_liar));
+}
+
+#[test]
+fn many() {
+    assert_none(&attempt_all(seeds().unwrap_or(SEEDS), seeds().is_some(), Plan::of));
+}
+
+/// What the environment asks for: `from..to`.
+fn seeds() -> Option<Range<u64>> {
+    let text = std::env::var("HEARTH_SIM_SEEDS").ok()?;
+    let (from, to) = text.split_once("..").unwrap();
+    Some(from.parse().unwrap()..to.parse().unwrap())
+}
