@@ -17,6 +17,7 @@ pub(super) fn handshake_error(error: HandshakeError) -> Error {
         HandshakeError::IncompatibleVersion(version) => Error::incompatible_room_version(&version),
         HandshakeError::UnableToAuthoriseJoin => Error::bad_request("M_UNABLE_TO_AUTHORISE_JOIN", error.to_string()),
         HandshakeError::UnableToGrantJoin => Error::bad_request("M_UNABLE_TO_GRANT_JOIN", error.to_string()),
+        HandshakeError::BadJson(reason) => Error::bad_json(reason),
         HandshakeError::Malformed(reason) => Error::invalid_param(reason),
         HandshakeError::Busy => Error::limit_exceeded(BUSY_RETRY_MS),
         HandshakeError::Unavailable(text) => unavailable(&text),

@@ -62,7 +62,7 @@ impl Rooms {
     ) -> Result<(RoomNumber, Arc<StoredEvent>), HandshakeError> {
         let (room, head) = self.room_for_handshake(origin, room_id).await?;
         let version = RoomVersion::parse(&head.create.version).ok_or(HandshakeError::UnknownRoom)?;
-        let raw = RawEvent::parse(version, &bytes).map_err(|error| HandshakeError::Malformed(error.to_string()))?;
+        let raw = RawEvent::parse(version, &bytes)?;
         if raw.event_id() != event_id {
             return Err(HandshakeError::malformed("the event has another id than the path says"));
         }
@@ -164,7 +164,7 @@ pub(super) fn check_member(
         return Err(HandshakeError::Malformed(format!("the event's membership is not {membership}")));
     }
     if event.sender().server_name() != origin {
-        return Err(HandshakeError::malformed("the event's sender is not a user of your server"));
+        return Err(HandshakeError::forbidden("the event's sender is not a user of your server"));
     }
     Ok(())
 }

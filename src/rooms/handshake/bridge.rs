@@ -13,8 +13,8 @@ impl From<ReceiveError> for HandshakeError {
         match error {
             ReceiveError::NotInRoom => Self::UnknownRoom,
             ReceiveError::Denied(reason) => Self::forbidden(reason),
-            ReceiveError::Malformed(error) => Self::Malformed(error.to_string()),
-            ReceiveError::Signature(error) => Self::Malformed(error.to_string()),
+            ReceiveError::Malformed(error) => error.into(),
+            ReceiveError::Signature(error) => Self::Forbidden(error.to_string().into()),
             ReceiveError::Rejected(reason) => Self::Forbidden(reason),
             ReceiveError::Incomplete(reason) => Self::malformed(reason),
             ReceiveError::Unavailable(text) => Self::Unavailable(text),
@@ -29,7 +29,7 @@ impl From<HandshakeError> for SendError {
             HandshakeError::UnknownRoom => Self::UnknownRoom,
             HandshakeError::IncompatibleVersion(version) => Self::IncompatibleVersion(version),
             HandshakeError::UnableToAuthoriseJoin | HandshakeError::UnableToGrantJoin => Self::Remote,
-            HandshakeError::Malformed(text) => Self::Unreachable(text),
+            HandshakeError::Malformed(text) | HandshakeError::BadJson(text) => Self::Unreachable(text),
             HandshakeError::Busy => Self::Busy,
             HandshakeError::Unavailable(text) => Self::Unavailable(text),
         }

@@ -49,8 +49,7 @@ impl Rooms {
         let Some(version) = RoomVersion::parse(&invitation.room_version) else {
             return Err(HandshakeError::IncompatibleVersion(invitation.room_version));
         };
-        let raw = RawEvent::parse(version, &invitation.event);
-        let raw = raw.map_err(|error| HandshakeError::Malformed(error.to_string()))?;
+        let raw = RawEvent::parse(version, &invitation.event)?;
         if raw.event_id() != event_id {
             return Err(HandshakeError::malformed("the event has another id than the path says"));
         }
@@ -89,7 +88,7 @@ impl Rooms {
             return Err(HandshakeError::malformed("the event is no invite"));
         }
         if event.sender().server_name() != origin {
-            return Err(HandshakeError::malformed("the event's sender is not a user of your server"));
+            return Err(HandshakeError::forbidden("the event's sender is not a user of your server"));
         }
         let content: serde_json::Map<String, Value> = event.content_as().unwrap_or_default();
         if content.contains_key("third_party_invite") {

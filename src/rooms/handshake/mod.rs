@@ -10,7 +10,7 @@ mod bridge;
 mod invite;
 mod template;
 
-use hearth_core::Reason;
+use hearth_core::{FormatError, Reason};
 use hearth_ports::Handshake;
 use hearth_store::{LoadError, RoomNumber, tables::Head};
 use ruma::{RoomId, ServerName};
@@ -43,6 +43,9 @@ pub enum HandshakeError {
     /// The request or its event is not what it has to be (400 `M_INVALID_PARAM`).
     #[error("{0}")]
     Malformed(String),
+    /// The event is not JSON as the room's version wants it (400 `M_BAD_JSON`).
+    #[error("{0}")]
+    BadJson(String),
     /// Too much at once; later it may succeed (429 `M_LIMIT_EXCEEDED`).
     #[error("too much is asked of this room at once, try again later")]
     Busy,
@@ -54,6 +57,17 @@ pub enum HandshakeError {
 impl From<LoadError> for HandshakeError {
     fn from(error: LoadError) -> Self {
         Self::Unavailable(error.to_string())
+    }
+}
+
+impl From<FormatError> for HandshakeError {
+    fn from(error: FormatError) -> Self {
+        match error {
+            FormatError::Json(_) => Self::BadJson(error.to_string()),
+            // Nobody has signed it.
+            FormatError::Field("hashes" | "signatures") => Self::Forbidden(Reason::from(error.to_string())),
+            FormatError::TooLarge | FormatError::Field(_) => Self::Malformed(error.to_string()),
+        }
     }
 }
 

@@ -231,6 +231,7 @@ fn handshake_error(error: HandshakeError) -> PeerError {
         }
         HandshakeError::UnableToAuthoriseJoin => refused(400, "M_UNABLE_TO_AUTHORISE_JOIN", &error, &[]),
         HandshakeError::UnableToGrantJoin => refused(400, "M_UNABLE_TO_GRANT_JOIN", &error, &[]),
+        HandshakeError::BadJson(_) => refused(400, "M_BAD_JSON", &error, &[]),
         HandshakeError::Malformed(_) => refused(400, "M_INVALID_PARAM", &error, &[]),
         HandshakeError::Busy => refused(429, "M_LIMIT_EXCEEDED", &error, &[]),
         HandshakeError::Unavailable(text) => panic!("a server is broken: {text}"),
