@@ -60,8 +60,9 @@ pub enum Place {
     Outlier,
     /// Behind its previous events, all of which have their places.
     AfterPrevs,
-    /// Some of its previous events are missing: this is the state before it, as another server has it.
-    AtState(Arc<Vec<OwnedEventId>>),
+    /// Some of its previous events are missing: this is the state before it, or these are the states after them, as
+    /// another server has it. Of two events of one state for the same key the first counts.
+    AtState(Arc<Vec<Vec<OwnedEventId>>>),
 }
 
 /// An event that can be put into its room now.
@@ -71,6 +72,17 @@ pub struct Planned {
     pub event: SignedEvent,
     /// Where it stands.
     pub place: Place,
+}
+
+/// A previous event that is missing here, and the state before it, as another server has them.
+#[derive(Clone, Debug)]
+pub struct Prev {
+    /// The event.
+    pub event: SignedEvent,
+    /// The ids of the state before it.
+    pub state: Vec<OwnedEventId>,
+    /// The ids of what authorises that state.
+    pub auth_chain: Vec<OwnedEventId>,
 }
 
 /// What is to be done next.
@@ -93,10 +105,24 @@ pub enum Step {
         /// At most so many.
         limit: usize,
     },
-    /// Ask for the auth chain of this event: [`Catchup::rest`].
-    FetchAuth(OwnedEventId),
+    /// Ask for the auth chain of this event, or at least for those of its auth events that are missing:
+    /// [`Catchup::rest`].
+    FetchAuth {
+        /// The event.
+        of: OwnedEventId,
+        /// Auth events that are missing.
+        missing: Vec<OwnedEventId>,
+    },
     /// Ask for the ids of the state before this event and of its auth chain: [`Catchup::state`].
     FetchState(OwnedEventId),
+    /// Ask for these events that come just before `at`, and for the state before each: [`Catchup::prevs`]. The state
+    /// before `at` itself was not to be had.
+    FetchPrevs {
+        /// The event that follows them.
+        at: OwnedEventId,
+        /// All of its previous events that are missing.
+        prevs: Vec<OwnedEventId>,
+    },
     /// Ask for these events, which are part of the state before `at`, or of its auth chain: [`Catchup::rest`].
     FetchEvents {
         /// The event before which the state is.
@@ -125,6 +151,7 @@ pub struct Catchup {
     failed: BTreeMap<OwnedEventId, &'static str>,
     rounds: usize,
     states: usize,
+    prevs: usize,
     chains: HashSet<OwnedEventId>,
     arrived: usize,
 }
@@ -148,9 +175,11 @@ enum State {
     #[default]
     NotAsked,
     /// It was asked for; or it came, and could not be used.
+    Refused,
+    /// The states after the missing events were asked for, too.
     Unavailable,
-    /// The ids of the state, and all that must be here before it can be used.
-    Ids { state: Arc<Vec<OwnedEventId>>, all: Vec<OwnedEventId>, is_fetched: bool },
+    /// The ids of the states, and all that must be here before they can be used.
+    Ids { states: Arc<Vec<Vec<OwnedEventId>>>, all: Vec<OwnedEventId>, is_fetched: bool },
 }
 
 impl Catchup {
@@ -225,10 +254,39 @@ impl Catchup {
         wanted.state = match answer {
             Some((state, chain)) if !state.is_empty() => {
                 let all: BTreeSet<OwnedEventId> = state.iter().chain(&chain).cloned().collect();
-                State::Ids { state: Arc::new(state), all: all.into_iter().collect(), is_fetched: false }
+                State::Ids { states: Arc::new(vec![state]), all: all.into_iter().collect(), is_fetched: false }
             }
-            _ => State::Unavailable,
+            _ => State::Refused,
         };
+    }
+
+    /// The answer to [`Step::FetchPrevs`]: all of those events, or that not all are to be had. A state event changes the
+    /// state that follows it if it turns out to be allowed; no more is done with it.
+    pub fn prevs(&mut self, at: &EventId, answer: Option<Vec<Prev>>) {
+        let Some(wanted) = self.wanted.get(at) else { return };
+        let lacks: BTreeSet<&OwnedEventId> = self.missing_prevs(wanted).collect();
+        let Some(answer) = answer else { return };
+        let ids: usize = answer.iter().map(|prev| prev.state.len() + prev.auth_chain.len()).sum();
+        let is_whole = lacks.iter().all(|id| answer.iter().any(|prev| prev.event.event().event_id() == **id));
+        if !is_whole || ids > STATE_IDS_MAX || answer.iter().any(|prev| prev.state.is_empty()) {
+            return;
+        }
+        let (mut states, mut all, mut events) = (Vec::new(), BTreeSet::new(), Vec::new());
+        for Prev { event, mut state, auth_chain } in answer {
+            all.extend(state.iter().cloned().chain(auth_chain));
+            if event.event().is_state() {
+                let id = event.event().event_id().to_owned();
+                all.insert(id.clone());
+                state.insert(0, id);
+                events.push(event);
+            }
+            states.push(state);
+        }
+        if let Some(wanted) = self.wanted.get_mut(at) {
+            let all = all.into_iter().collect();
+            wanted.state = State::Ids { states: Arc::new(states), all, is_fetched: false };
+        }
+        self.rest(events);
     }
 
     /// The events that were given up, and why.
@@ -309,8 +367,12 @@ impl Catchup {
         !self.is_stored(id) && !self.wanted.contains_key(id) && !self.rest.contains_key(id)
     }
 
+    fn missing_prevs<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = &'a OwnedEventId> {
+        wanted.event.event().prev_events().iter().filter(|id| self.is_missing_prev(id))
+    }
+
     fn lacks_prevs(&self, wanted: &Wanted) -> bool {
-        wanted.event.event().prev_events().iter().any(|id| self.is_missing_prev(id))
+        self.missing_prevs(wanted).next().is_some()
     }
 
     fn lacks_auths(&self, event: &SignedEvent) -> bool {
@@ -329,8 +391,8 @@ impl Catchup {
         for id in order.into_iter().filter(|id| needed.contains(id)) {
             if let Some(Wanted { event, state, .. }) = self.wanted.remove(&id) {
                 let place = match state {
-                    State::Ids { state, .. } => Place::AtState(state),
-                    State::NotAsked | State::Unavailable => Place::AfterPrevs,
+                    State::Ids { states, .. } => Place::AtState(states),
+                    State::NotAsked | State::Refused | State::Unavailable => Place::AfterPrevs,
                 };
                 self.stored.insert(id, Stored::Placed);
                 plan.push(Planned { event, place });
@@ -454,6 +516,7 @@ impl Catchup {
         self.fetch_missing()
             .or_else(|| self.fetch_auth())
             .or_else(|| self.fetch_state())
+            .or_else(|| self.fetch_prevs())
             .or_else(|| self.fetch_events())
     }
 
@@ -491,9 +554,11 @@ impl Catchup {
             lacks && !self.chains.contains(*id)
         };
         let ids = self.by_arrival();
-        let id = ids.iter().find(lacks)?.clone();
-        self.chains.insert(id.clone());
-        Some(Step::FetchAuth(id))
+        let of = ids.iter().find(lacks)?.clone();
+        self.chains.insert(of.clone());
+        let auths = self.wanted[&of].event.event().auth_events().iter();
+        let missing = auths.filter(|id| self.is_missing(id)).cloned().collect();
+        Some(Step::FetchAuth { of, missing })
     }
 
     fn fetch_state(&mut self) -> Option<Step> {
@@ -506,8 +571,21 @@ impl Catchup {
         };
         let id = self.by_arrival().into_iter().find(lacks)?;
         self.states += 1;
-        self.wanted.get_mut(&id)?.state = State::Unavailable;
+        self.wanted.get_mut(&id)?.state = State::Refused;
         Some(Step::FetchState(id))
+    }
+
+    /// Who was not told the state before an event may be told that before those just before it.
+    fn fetch_prevs(&mut self) -> Option<Step> {
+        let lacks = |id: &OwnedEventId| {
+            let wanted = &self.wanted[id];
+            matches!(wanted.state, State::Refused) && self.lacks_prevs(wanted) && !self.lacks_auths(&wanted.event)
+        };
+        let at = self.by_arrival().into_iter().find(lacks)?;
+        let prevs: Vec<OwnedEventId> = self.missing_prevs(&self.wanted[&at]).cloned().collect();
+        self.wanted.get_mut(&at)?.state = State::Unavailable;
+        self.prevs += prevs.len();
+        if self.prevs > STATES_MAX { self.fetch_prevs() } else { Some(Step::FetchPrevs { at, prevs }) }
     }
 
     fn fetch_events(&mut self) -> Option<Step> {

@@ -18,7 +18,7 @@ mod place;
 pub(crate) use check::Cpu;
 pub(crate) use fetch::Fetches;
 pub(crate) use hearth_core::catchup::Place;
-pub(crate) use place::{Arriving, Before, Outcome, check_cited};
+pub(crate) use place::{Arriving, Before, Outcome};
 
 use fetch::Source;
 

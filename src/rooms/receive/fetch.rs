@@ -9,7 +9,7 @@ use std::{
 use futures_util::{StreamExt as _, stream};
 use hearth_core::{
     RawEvent, RoomVersion, SignedEvent,
-    catchup::{Catchup, Step, Stored},
+    catchup::{Catchup, Prev, Step, Stored},
 };
 use hearth_ports::{EventBytes, MissingEvents, PeerError};
 use hearth_store::{LoadError, RoomNumber, tables::EventFlags};
@@ -105,15 +105,23 @@ impl Source<'_> {
                     let answer = self.in_time(deadline, self.fetch_missing(latest, limit)).await;
                     catchup.missing(answer.unwrap_or_default());
                 }
-                Step::FetchAuth(id) => {
+                Step::FetchAuth { of, missing } => {
                     let peers = &self.writer.peers;
-                    let answer = self.in_time(deadline, peers.event_auth(self.origin, self.room_id, &id)).await;
-                    catchup.rest(self.checked_chain(answer.unwrap_or_default()).await?);
+                    let answer = self.in_time(deadline, peers.event_auth(self.origin, self.room_id, &of)).await;
+                    let events = match answer {
+                        Some(chain) => self.checked_chain(chain).await?,
+                        None => self.in_time(deadline, self.fetch_events(&of, missing)).await.unwrap_or_default(),
+                    };
+                    catchup.rest(events);
                 }
                 Step::FetchState(at) => {
                     let peers = &self.writer.peers;
                     let answer = self.in_time(deadline, peers.state_ids(self.origin, self.room_id, &at)).await;
                     catchup.state(&at, answer.map(|ids| (ids.state, ids.auth_chain)));
+                }
+                Step::FetchPrevs { at, prevs } => {
+                    let answer = self.in_time(deadline, self.fetch_prevs(prevs)).await;
+                    catchup.prevs(&at, answer);
                 }
                 Step::FetchEvents { at, ids } => {
                     let answer = self.in_time(deadline, self.fetch_events(&at, ids)).await;
@@ -165,6 +173,8 @@ impl Source<'_> {
         let mut found = Vec::with_capacity(ids.len());
         for (id, number) in ids.into_iter().zip(numbers) {
             let stored = match number {
+                // Nobody need be asked for it: what cites it is rejected.
+                None if self.writer.is_elsewhere(self.version, &id).await? => Stored::Outlier,
                 None => Stored::Absent,
                 Some(_) if !exact => Stored::Outlier,
                 Some(number) => match self.writer.store.event(self.room, number).await? {
@@ -187,6 +197,23 @@ impl Source<'_> {
         let mut events = self.writer.peers.missing_events(self.origin, self.room_id, wanted).await?;
         events.truncate(limit);
         self.checked(events, None).await.map_err(|error| PeerError::Unreachable(error.to_string()))
+    }
+
+    /// Events, and the state before each.
+    async fn fetch_prevs(&self, ids: Vec<OwnedEventId>) -> Result<Vec<Prev>, PeerError> {
+        let peers = &self.writer.peers;
+        let mut prevs = Vec::with_capacity(ids.len());
+        for id in ids {
+            let state = peers.state_ids(self.origin, self.room_id, &id).await?;
+            let event = peers.event(self.origin, &id).await?;
+            let wanted = HashSet::from([id]);
+            let checked = self.checked(vec![event], Some(&wanted)).await;
+            let checked = checked.map_err(|error| PeerError::Unreachable(error.to_string()))?;
+            let event = checked.into_iter().next();
+            let event = event.ok_or_else(|| PeerError::Malformed("not the event that was asked for".to_owned()))?;
+            prevs.push(Prev { event, state: state.state, auth_chain: state.auth_chain });
+        }
+        Ok(prevs)
     }
 
     /// Events of the state before an event.

@@ -3,8 +3,11 @@
 
 use std::collections::HashMap;
 
-use hearth_core::{Event, Reason, SignedEvent, auth, auth_types, catchup::Place};
-use hearth_store::{CommitError, EventNumber, RoomNumber, StateVersion, tables::EventFlags};
+use hearth_core::{Event, Reason, RoomVersion, SignedEvent, auth, auth_types, catchup::Place};
+use hearth_store::{
+    CommitError, EventNumber, LoadError, RoomNumber, StateVersion,
+    tables::{EventFlags, SenderTransaction},
+};
 use ruma::{EventId, OwnedEventId, OwnedServerName};
 
 use super::ReceiveError;
@@ -58,13 +61,17 @@ impl Writer {
     pub(crate) async fn place_all(
         &self,
         room: RoomNumber,
-        events: Vec<Arriving>,
+        mut events: Vec<Arriving>,
     ) -> Vec<Result<Outcome, ReceiveError>> {
         let mut outcomes: Vec<Option<Result<Outcome, ReceiveError>>> = Vec::new();
         outcomes.resize_with(events.len(), || None);
         // Numbers are commits of their own: the room need not wait for them.
         let users: Vec<_> = events.iter().filter_map(|arriving| member_in(&arriving.event)).collect();
         let mut failed = self.store.ensure_user_numbers(&users).await.err().map(ReceiveError::from);
+        // Before the room stands still for these events.
+        if let Err(error) = self.complete_policies(room, &mut events).await {
+            failed = Some(error.into());
+        }
         let active = self.active(room);
         let mut done = 0;
         while done < events.len() && failed.is_none() {
@@ -142,6 +149,18 @@ impl Writer {
         group: &mut Group<'_>,
         arriving: &Arriving,
     ) -> Result<Result<Outcome, ReceiveError>, PlaceError> {
+        self.place_one_of(cache, group, arriving, (None, false)).await
+    }
+
+    /// The same, with what an event of ours has besides: the device and transaction id of its request, and whether it is a
+    /// guest's membership.
+    pub(crate) async fn place_one_of(
+        &self,
+        cache: &mut RoomCache,
+        group: &mut Group<'_>,
+        arriving: &Arriving,
+        (sent_by, guest): (Option<SenderTransaction>, bool),
+    ) -> Result<Result<Outcome, ReceiveError>, PlaceError> {
         let event = &arriving.event;
         let number = group.number_of(cache, event.event_id()).await?;
         if let Some(number) = number {
@@ -150,10 +169,10 @@ impl Writer {
                 return Ok(Ok(outcome_of(&known)));
             }
         }
-        let Some((auths, cited)) = self.cited(cache, group, event).await? else {
+        let Some(cited) = self.cited(cache, group, event).await? else {
             return Ok(Err(ReceiveError::Incomplete("an auth event is missing")));
         };
-        let by_cited = check_cited(event, &cited);
+        let (by_cited, auths) = (cited.check(event), cited.numbers);
         if matches!(arriving.place, Place::Outlier) {
             let event = event.clone().with_rejected(by_cited.is_err());
             group.put_outlier(cache, event, auths, arriving.origin.as_ref());
@@ -165,6 +184,10 @@ impl Writer {
         let outcome = match by_cited {
             Ok(()) => self.authorise(cache, group, event, state).await?,
             Err(reason) => Outcome::Rejected(reason),
+        };
+        let outcome = match outcome {
+            Outcome::Accepted if !self.is_recommended(cache, event).await? => Outcome::SoftFailed,
+            outcome => outcome,
         };
         let verdict = match &outcome {
             Outcome::Accepted => Verdict::Accepted,
@@ -184,8 +207,8 @@ impl Writer {
             missing,
             state_before: state,
             redacting,
-            sent_by: None,
-            guest: false,
+            sent_by,
+            guest,
             origin: arriving.origin.clone(),
             relay: arriving.relay,
         };
@@ -200,16 +223,28 @@ impl Writer {
         cache: &mut RoomCache,
         group: &Group<'_>,
         event: &Event,
-    ) -> Result<Option<(Vec<EventNumber>, Vec<Event>)>, PlaceError> {
-        let mut numbers = Vec::with_capacity(event.auth_events().len());
-        let mut events = Vec::with_capacity(event.auth_events().len() + 1);
+    ) -> Result<Option<Cited>, PlaceError> {
+        let count = event.auth_events().len();
+        let mut cited =
+            Cited { numbers: Vec::with_capacity(count), events: Vec::with_capacity(count + 1), is_elsewhere: false };
         for id in event.auth_events() {
-            let Some(number) = group.number_of(cache, id).await? else { return Ok(None) };
-            numbers.push(number);
-            events.push(group.known(cache, number).await?.event);
+            match group.number_of(cache, id).await? {
+                Some(number) => {
+                    cited.numbers.push(number);
+                    cited.events.push(group.known(cache, number).await?.event);
+                }
+                None if self.is_elsewhere(event.version(), id).await? => cited.is_elsewhere = true,
+                None => return Ok(None),
+            }
         }
-        events.extend(cache.state(&self.store, "m.room.create", "").await?);
-        Ok(Some((numbers, events)))
+        cited.events.extend(cache.state(&self.store, "m.room.create", "").await?);
+        Ok(Some(cited))
+    }
+
+    /// Whether an event that this room has not is known to be of another. Ids that servers choose say nothing: two rooms
+    /// may have the same.
+    pub(crate) async fn is_elsewhere(&self, version: RoomVersion, id: &EventId) -> Result<bool, LoadError> {
+        Ok(!version.has_chosen_event_ids() && !self.store.rooms_of_event(id).await?.is_empty())
     }
 
     /// The state before an event; `None`: it cannot be known.
@@ -236,10 +271,12 @@ impl Writer {
             }
         }
         match &arriving.place {
-            Place::AtState(ids) => {
-                let numbers = group.numbers_of(cache, ids).await?;
+            Place::AtState(told) => {
                 // What is known here of the state before is not given up for what another server says.
-                states.push(group.whole_state(cache, &numbers).await?);
+                for ids in told.iter() {
+                    let numbers = group.numbers_of(cache, ids).await?;
+                    states.push(group.whole_state(cache, &numbers).await?);
+                }
             }
             Place::AfterPrevs | Place::Outlier if !missing.is_empty() || prevs.is_empty() => return Ok(None),
             Place::AfterPrevs | Place::Outlier => {}
@@ -310,18 +347,33 @@ impl Writer {
     }
 }
 
+/// What an event cites as authorising.
+pub(crate) struct Cited {
+    /// Those of its auth events that are of this room.
+    pub(crate) numbers: Vec<EventNumber>,
+    /// The same, and the create event.
+    events: Vec<Event>,
+    /// Others are of another room.
+    is_elsewhere: bool,
+}
+
+impl Cited {
+    /// Check 4: the rules, by the events that an event cites.
+    pub(crate) fn check(&self, event: &Event) -> Result<(), Reason> {
+        if self.is_elsewhere {
+            return Err(Reason::new("an auth event is of another room"));
+        }
+        let fetch = |id: &EventId| self.events.iter().find(|event| event.event_id() == id).cloned();
+        auth::check_auth_events(event, fetch)?;
+        auth::check_against_auth_events(event, fetch)
+    }
+}
+
 /// What an event stands behind.
 pub(crate) struct Before {
     pub(crate) state: StateVersion,
     pub(crate) prevs: Vec<EventNumber>,
     pub(crate) missing: Vec<OwnedEventId>,
-}
-
-/// Check 4: the rules, by the events that an event cites.
-pub(crate) fn check_cited(event: &Event, cited: &[Event]) -> Result<(), Reason> {
-    let fetch = |id: &EventId| cited.iter().find(|event| event.event_id() == id).cloned();
-    auth::check_auth_events(event, fetch)?;
-    auth::check_against_auth_events(event, fetch)
 }
 
 fn outcome_of(known: &Known) -> Outcome {

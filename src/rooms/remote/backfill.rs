@@ -247,7 +247,7 @@ impl Rooms {
             } else if asked < STATES_MAX {
                 asked += 1;
                 match self.fetch_state(room, room_id, server, &event).await? {
-                    Some(state) => Place::AtState(Arc::new(state)),
+                    Some(state) => Place::AtState(Arc::new(vec![state])),
                     None => continue,
                 }
             } else {

@@ -11,7 +11,7 @@ use super::{
     script::{BOB, CARL, DAN, Scene, ids},
     user,
 };
-use crate::{MemberAction, ReceiveError};
+use crate::{MemberAction, Preset, ReceiveError};
 
 const V: RoomVersion = RoomVersion::DEFAULT;
 
@@ -275,6 +275,42 @@ async fn a_state_that_is_told_does_not_replace_what_is_known() {
     scene.world.say(&scene.room_id, "alice", "no").await.unwrap();
     let membership = scene.world.state(&scene.room_id, "m.room.member", DAN).await.unwrap();
     assert_eq!(membership["membership"], "ban");
+    scene.world.check().await;
+}
+
+#[tokio::test]
+async fn who_is_not_told_a_state_asks_for_the_one_before_the_missing_event() {
+    let scene = Scene::new(V).await;
+    open_topic(&scene).await;
+    let set = scene.go_on(&topic(BOB, "set in the dark"));
+    let last = scene.go_on(&Act::say(BOB, "hi"));
+    scene.script.refused.lock().extend(["missing_events", "event_auth"]);
+    scene.script.untold.lock().insert(last.event_id().to_owned());
+    scene.take(&last).await;
+    assert!(scene.is_shown(&last).await);
+    assert_eq!(scene.world.state(&scene.room_id, "m.room.topic", "").await.unwrap()["topic"], "set in the dark");
+    let stored = scene.stored(&set).await.unwrap();
+    assert!(stored.header.flags.has(EventFlags::OUTLIER), "where it stands is not known");
+    scene.world.check().await;
+}
+
+/// "If any event in `auth_events` has a `room_id` which does not match that of the event being authorised, reject."
+#[tokio::test]
+async fn what_cites_events_of_another_room_is_rejected() {
+    let scene = Scene::new(V).await;
+    let other = scene.world.create("alice", Preset::Public).await;
+    let foreign = scene.world.set(&other, "alice", "m.room.topic", "", json!({ "topic": "theirs" })).await.unwrap();
+    let last = scene.room().last();
+    let mut state = scene.room().get(&last).after.clone();
+    state.insert(("m.room.power_levels".into(), String::new()), foreign);
+    let event = scene.room().make_citing(&[&last], &state, &Act::say(BOB, "hi"));
+    let result = scene.send(&[&event]).await.remove(0);
+    assert!(matches!(result, Err(ReceiveError::Rejected(_))), "{result:?}");
+    assert_eq!(scene.asked(), [""; 0], "nobody can help");
+    // It is known as rejected: what follows it need not ask what was before it.
+    let next = scene.room().make(&[event.event_id()], &Act::say(CARL, "behind it"));
+    scene.take(&next).await;
+    assert!(scene.is_shown(&next).await && !scene.is_shown(&event).await);
     scene.world.check().await;
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Script {
     room: Mutex<Option<Elsewhere>>,
     /// What it does not give away.
     pub(crate) hidden: Mutex<HashSet<OwnedEventId>>,
+    /// It does not tell the state before these.
+    pub(crate) untold: Mutex<HashSet<OwnedEventId>>,
     /// It takes requests and never answers.
     pub(crate) is_silent: Mutex<bool>,
     /// It says no to these endpoints.
@@ -109,7 +111,8 @@ impl Peers for Script {
             let auth_chain = room.auth_chain(state.iter()).into_iter().collect();
             StateIds { state, auth_chain }
         };
-        self.answer("state_ids", Some(ids))
+        let is_told = !self.untold.lock().contains(at);
+        self.answer("state_ids", is_told.then_some(ids))
     }
 
     fn state<'a>(

@@ -2,7 +2,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use hearth_core::{
     Event, RawEvent, RoomVersion, SignedEvent,
-    catchup::{Catchup, Place, Step, Stored},
+    catchup::{Catchup, Place, Prev, Step, Stored},
 };
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert, proptest};
 use ruma::OwnedEventId;
@@ -22,6 +22,10 @@ struct World {
     placed: HashSet<OwnedEventId>,
     outliers: HashSet<OwnedEventId>,
     hidden: HashSet<OwnedEventId>,
+    /// Events that it gives only by their ids.
+    unasked: HashSet<OwnedEventId>,
+    /// Events of which the other server does not tell the state before.
+    untold: HashSet<OwnedEventId>,
     asked: Vec<&'static str>,
     plan: Vec<(OwnedEventId, Place)>,
 }
@@ -33,7 +37,17 @@ impl World {
         room.must(&Act::member(bob(), bob(), "join"));
         let placed: HashSet<OwnedEventId> = room.events.keys().cloned().collect();
         let (order, outliers, hidden) = (Vec::new(), HashSet::new(), HashSet::new());
-        Self { room, order, placed, outliers, hidden, asked: Vec::new(), plan: Vec::new() }
+        Self {
+            room,
+            order,
+            placed,
+            outliers,
+            hidden,
+            unasked: HashSet::new(),
+            untold: HashSet::new(),
+            asked: Vec::new(),
+            plan: Vec::new(),
+        }
     }
 
     /// Something new behind these events.
@@ -85,7 +99,10 @@ impl World {
         let mut open = std::collections::VecDeque::from(latest.to_vec());
         while let Some(id) = open.pop_front() {
             for prev in self.room.events[&id].prev_events() {
-                let is_new = !found.contains(prev) && !latest.contains(prev) && !self.placed.contains(prev);
+                let is_new = !found.contains(prev)
+                    && !latest.contains(prev)
+                    && !self.placed.contains(prev)
+                    && !self.unasked.contains(prev);
                 if found.len() < limit && is_new && !self.hidden.contains(prev) {
                     found.push(prev.clone());
                     open.push_back(prev.clone());
@@ -118,15 +135,26 @@ impl World {
                     assert!(limit <= 20);
                     catchup.missing(self.give(&self.missing(&latest, limit)));
                 }
-                Step::FetchAuth(id) => {
+                Step::FetchAuth { of, missing } => {
                     self.asked.push("auth");
-                    catchup.rest(self.give(&self.chain(&[id])));
+                    assert!(missing.iter().all(|id| !self.placed.contains(id)));
+                    catchup.rest(self.give(&self.chain(&[of])));
                 }
                 Step::FetchState(at) => {
                     self.asked.push("state");
                     let state = self.state_before(&at);
                     let chain = self.chain(&state).into_iter().collect();
-                    catchup.state(&at, (!self.hidden.contains(&at)).then_some((state, chain)));
+                    catchup.state(&at, (!self.untold.contains(&at)).then_some((state, chain)));
+                }
+                Step::FetchPrevs { at, prevs } => {
+                    self.asked.push("prevs");
+                    let prev = |id: &OwnedEventId| {
+                        let state = self.state_before(id);
+                        let auth_chain = self.chain(&state).into_iter().collect();
+                        Some(Prev { event: self.give(std::slice::from_ref(id)).pop()?, state, auth_chain })
+                    };
+                    let answer = prevs.iter().map(prev).collect();
+                    catchup.prevs(&at, answer);
                 }
                 Step::FetchEvents { ids, .. } => {
                     self.asked.push("events");
@@ -215,6 +243,26 @@ fn an_event_that_cannot_be_had_does_not_stop_those_behind_it() {
 }
 
 #[test]
+fn who_is_not_told_a_state_asks_for_those_just_before() {
+    let mut world = World::new(V);
+    let gap: Vec<_> = (0..60).map(|n| world.go_on(n % 10 == 9)).collect();
+    let last = world.go_on(false);
+    world.untold.insert(last.clone());
+    // Nothing between is given, but for the event just before.
+    world.hidden.extend(gap[..59].iter().filter(|id| !world.room.events[*id].is_state()).cloned());
+    let mut without = world.hidden.clone();
+    without.insert(gap[59].clone());
+    let shown = std::mem::replace(&mut world.hidden, without);
+    assert!(World::failed(&world.drive(std::slice::from_ref(&last))).contains_key(&last), "it is not to be had");
+    (world.hidden, world.unasked) = (shown, HashSet::from([gap[59].clone()]));
+    let catchup = world.drive(std::slice::from_ref(&last));
+    assert!(World::failed(&catchup).is_empty());
+    let Some((id, Place::AtState(states))) = world.plan.last() else { panic!("{:?}", world.plan) };
+    assert_eq!((id, states.len(), &states[0][0]), (&last, 1, &gap[59]), "the event before sets the state, too");
+    assert!(world.outliers.contains(&gap[59]), "its own place is not known");
+}
+
+#[test]
 fn states_that_are_refused_or_incomplete() {
     let mut world = World::new(V);
     let hidden: Vec<_> = (0..3).map(|_| world.go_on(true)).collect();
@@ -257,7 +305,7 @@ proptest! {
         let sent: Vec<_> = sent.iter().map(|at| world.order[at.index(steps.len())].clone()).collect();
         world.hidden.retain(|id| !sent.contains(id));
         let catchup = world.drive(&sent);
-        prop_assert!(world.asked.len() <= 4 + 20 + 3 + 3, "{:?}", world.asked);
+        prop_assert!(world.asked.len() <= 4 + 20 + 3 + 3 + 3 + 3, "{:?}", world.asked);
         let failed = World::failed(&catchup);
         for id in &sent {
             prop_assert!(world.placed.contains(id) || failed.contains_key(id), "it is dealt with");
@@ -294,8 +342,12 @@ proptest! {
                 }
                 Step::Place(_) => {}
                 Step::FetchMissing { .. } => catchup.missing(world.give(&answer)),
-                Step::FetchAuth(_) | Step::FetchEvents { .. } => catchup.rest(world.give(&answer)),
-                Step::FetchState(at) => catchup.state(&at, Some((answer.clone(), answer))),
+                Step::FetchAuth { .. } | Step::FetchEvents { .. } => catchup.rest(world.give(&answer)),
+                Step::FetchState(at) => catchup.state(&at, (steps % 2 == 0).then_some((answer.clone(), answer))),
+                Step::FetchPrevs { at, .. } => {
+                    let prev = |event| Prev { event, state: answer.clone(), auth_chain: answer.clone() };
+                    catchup.prevs(&at, Some(world.give(&answer).into_iter().map(prev).collect()));
+                }
                 Step::Done => break,
             }
         }

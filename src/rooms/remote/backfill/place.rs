@@ -14,7 +14,7 @@ use crate::{
     SendError,
     append::{Group, PlaceError, Placing, Redacting, Verdict, member_in},
     cache::RoomCache,
-    receive::{Arriving, Before, check_cited},
+    receive::{Arriving, Before},
     rooms::Rooms,
 };
 
@@ -161,13 +161,13 @@ impl Rooms {
             // It came by another way meanwhile.
             return Ok(None);
         }
-        let Some((auths, cited)) = writer.cited(cache, group, event).await? else { return Ok(None) };
+        let Some(cited) = writer.cited(cache, group, event).await? else { return Ok(None) };
         let before = match event.is_create() && event.prev_events().is_empty() {
             true => Some(Before { state: StateVersion::EMPTY, prevs: Vec::new(), missing: Vec::new() }),
             false => writer.before(cache, group, arriving).await?,
         };
         let Some(before) = before else { return Ok(None) };
-        let is_allowed = check_cited(event, &cited).is_ok() && writer.allows(cache, group, event, before.state).await?;
+        let is_allowed = cited.check(event).is_ok() && writer.allows(cache, group, event, before.state).await?;
         let verdict = if is_allowed { Verdict::Accepted } else { Verdict::Rejected };
         let redacting = match verdict {
             Verdict::Accepted => group.redacting_of(cache, event, before.state).await?,
@@ -178,7 +178,7 @@ impl Rooms {
             event: event.clone().with_rejected(!is_allowed),
             verdict,
             number,
-            auths,
+            auths: cited.numbers,
             prevs: before.prevs,
             missing: before.missing,
             state_before: before.state,
