@@ -53,9 +53,9 @@ async fn backfill(state: Arc<Inbound>, call: Call) -> Result<Reply, Error> {
 struct MissingBody<'a> {
     limit: Option<u64>,
     min_depth: Option<u64>,
-    #[serde(borrow)]
+    #[serde(borrow, default)]
     earliest_events: List<'a, ENDS_MAX>,
-    #[serde(borrow)]
+    #[serde(borrow, default)]
     latest_events: List<'a, ENDS_MAX>,
 }
 

@@ -10,7 +10,7 @@ use hearth_ports::EventBytes;
 use hearth_rooms::{ReceiveError, Received};
 use http::Method;
 use metrics::counter;
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use ruma::{OwnedRoomId, OwnedServerName, ServerName};
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
@@ -83,37 +83,48 @@ async fn send(state: Arc<Inbound>, call: Call) -> Result<Reply, Error> {
 
 /// The events by room, each room's in their order. What names no room cannot be taken, nor named in the answer: event
 /// ids depend on the room's version.
-fn by_room(origin: &ServerName, body: &Bytes, events: &[&RawValue]) -> Vec<(OwnedRoomId, Vec<EventBytes>)> {
+fn by_room(origin: &ServerName, body: &Bytes, events: &[&RawValue]) -> Vec<ForRoom> {
     #[derive(Deserialize)]
     struct Event<'a> {
         #[serde(borrow)]
         room_id: Cow<'a, str>,
+        #[serde(borrow, default, rename = "type")]
+        kind: Cow<'a, str>,
     }
-    let mut rooms: Vec<(OwnedRoomId, Vec<EventBytes>)> = Vec::new();
+    let mut rooms: Vec<ForRoom> = Vec::new();
     for item in events {
         let event = serde_json::from_str::<Event<'_>>(item.get()).ok();
-        let Some(room_id) = event.and_then(|event| OwnedRoomId::try_from(&*event.room_id).ok()) else {
+        let event = event.and_then(|event| Some((OwnedRoomId::try_from(&*event.room_id).ok()?, event.kind)));
+        let Some((room_id, kind)) = event else {
             counter!("hearth_federation_pdus_received_total", "outcome" => "malformed").increment(1);
             tracing::debug!(%origin, "an event without a room was dropped");
             continue;
         };
         let bytes = slice(body, item);
-        match rooms.iter_mut().find(|(known, _)| *known == room_id) {
-            Some((_, others)) => others.push(bytes),
-            None => rooms.push((room_id, vec![bytes])),
+        let about_guests = kind == "m.room.guest_access";
+        match rooms.iter_mut().find(|known| known.room_id == room_id) {
+            Some(known) => {
+                known.events.push(bytes);
+                known.about_guests |= about_guests;
+            }
+            None => rooms.push(ForRoom { room_id, events: vec![bytes], about_guests }),
         }
     }
     rooms
 }
 
+/// Events of one room.
+struct ForRoom {
+    room_id: OwnedRoomId,
+    events: Vec<EventBytes>,
+    /// One of them may shut out guests.
+    about_guests: bool,
+}
+
 /// Takes the events; the answer has what became of each.
-async fn receive(
-    state: &Inbound,
-    origin: &ServerName,
-    rooms: Vec<(OwnedRoomId, Vec<EventBytes>)>,
-) -> Result<Map<String, Value>, Error> {
+async fn receive(state: &Inbound, origin: &ServerName, rooms: Vec<ForRoom>) -> Result<Map<String, Value>, Error> {
     let received = stream::iter(rooms)
-        .map(|(room_id, events)| async move { receive_in(state, origin, &room_id, events).await })
+        .map(|room| async move { receive_in(state, origin, room).await })
         .buffer_unordered(ROOMS_AT_ONCE);
     let received: Vec<Vec<Received>> = received.collect().await;
     let mut results = Map::new();
@@ -128,15 +139,24 @@ async fn receive(
 
 /// The events of one room. If taking them panics the other rooms' are taken all the same, and the server need not send
 /// for ever what we cannot take.
-async fn receive_in(state: &Inbound, origin: &ServerName, room_id: &RoomId, events: Vec<EventBytes>) -> Vec<Received> {
-    let taken = AssertUnwindSafe(state.rooms.receive(origin, room_id, events)).catch_unwind().await;
-    taken.unwrap_or_else(|_| {
+async fn receive_in(state: &Inbound, origin: &ServerName, room: ForRoom) -> Vec<Received> {
+    let ForRoom { room_id, events, about_guests } = room;
+    let take = async {
+        let received = state.rooms.receive(origin, &room_id, events).await;
+        if about_guests && received.iter().any(|received| received.result.is_ok()) {
+            state.rooms.remove_unwelcome_guests(&room_id).await;
+        }
+        received
+    };
+    AssertUnwindSafe(take).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(%origin, %room_id, "receiving events panicked");
         Vec::new()
     })
 }
 
-/// What the other server is told of an event; an error if the transaction is to be sent again.
+/// What the other server is told of an event; an error if the transaction is to be sent again. "If no error is present,
+/// the PDU can be considered successfully handled", as one is that the rules refuse: it is stored as refused, what rests
+/// on it is refused by it, and nobody need send it again.
 fn outcome(origin: &ServerName, result: Result<(), ReceiveError>) -> Result<Value, Error> {
     let label = match &result {
         Ok(()) => "taken",
@@ -151,6 +171,10 @@ fn outcome(origin: &ServerName, result: Result<(), ReceiveError>) -> Result<Valu
     counter!("hearth_federation_pdus_received_total", "outcome" => label).increment(1);
     match result {
         Ok(()) => Ok(json!({})),
+        Err(ReceiveError::Rejected(reason)) => {
+            tracing::debug!(%origin, %reason, "an event was rejected");
+            Ok(json!({}))
+        }
         Err(ReceiveError::Unavailable(cause)) => {
             tracing::debug!(%origin, "a transaction is to be sent again");
             Err(unavailable(&cause))

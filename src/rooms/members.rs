@@ -4,16 +4,19 @@ use futures_util::{StreamExt as _, stream};
 use hearth_ports::Table;
 use hearth_store::{
     CommitError, LoadError, LogEntry, MemberNote, RoomNumber, Write, decode,
-    tables::{Membership, MembershipRow, member_rooms_key},
+    tables::{
+        Membership, MembershipRow, member_rooms_key,
+        users::{AccountKind, AccountRow, account_key},
+    },
 };
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::{Map, Value};
 
 use crate::{
     SendError,
-    member::{MemberIntent, Wish, guests_may_join},
+    member::{MemberAction, MemberIntent, Wish, guests_may_join},
     request::Intent,
-    rooms::Rooms,
+    rooms::{MemberChange, Rooms},
 };
 
 /// Rooms that are told of a new profile at once: enough to keep the engine's groups full, few enough to leave others
@@ -123,6 +126,42 @@ impl Rooms {
             })
             .await;
         Ok(())
+    }
+
+    /// Has the guests of this server leave a room that does not let guests in, any longer. Call it when a room's
+    /// `m.room.guest_access` changes, whoever did that. What fails is logged: whoever sets the state again tries again.
+    /// [Guest access](https://spec.matrix.org/v1.19/client-server-api/#mroomguest_access).
+    pub async fn remove_unwelcome_guests(&self, room_id: &RoomId) {
+        let guests = match self.unwelcome_guests(room_id).await {
+            Ok(guests) => guests,
+            Err(error) => return tracing::warn!(%error, %room_id, "a room's guests could not be read"),
+        };
+        for guest in guests {
+            match self.is_guest_account(&guest).await {
+                Ok(true) => {}
+                // Who joined as a guest may have a full account by now.
+                Ok(false) => continue,
+                Err(error) => return tracing::warn!(%error, %room_id, "a guest's account could not be read"),
+            }
+            let change = MemberChange {
+                room_id: room_id.to_owned(),
+                sender: guest.clone(),
+                target: guest,
+                action: MemberAction::Leave,
+                content: Map::new(),
+                guest: true,
+            };
+            if let Err(error) = self.change_member_here(change).await {
+                tracing::warn!(%error, %room_id, "a guest stays in a room that no longer wants guests");
+            }
+        }
+    }
+
+    async fn is_guest_account(&self, user: &UserId) -> Result<bool, LoadError> {
+        let store = &self.writer.store;
+        let Some(number) = store.user_number(user).await? else { return Ok(false) };
+        let account = store.get::<AccountRow>(Table::Us, &account_key(number)).await?;
+        Ok(account.is_some_and(|account| account.kind == AccountKind::Guest))
     }
 
     /// The guests of this server who are in a room that does not let guests in, any longer: they must leave.

@@ -11,7 +11,7 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    SendError,
+    AliasError, SendError,
     append::{Accepted, Group},
     cache::RoomCache,
     create::{CreateError, FirstEvent, NewRoom, Predecessor},
@@ -102,6 +102,27 @@ impl Rooms {
         Ok(new_room)
     }
 
+    /// What an upgrade through this server does with our aliases and our directory, done for one that happened elsewhere:
+    /// a user of ours has come into the new room. Only if the old room itself says that this is the one in its place.
+    pub async fn follow_upgrade(&self, old: &RoomId, new: &RoomId) -> Result<(), AliasError> {
+        let store = &self.writer.store;
+        let Some(room) = store.room_number(old).await? else { return Ok(()) };
+        let Some(new_room) = store.room_number(new).await? else { return Ok(()) };
+        let row = store.current_state_row(room, "m.room.tombstone", "").await?;
+        let Some(number) = row.and_then(|row| row.event) else { return Ok(()) };
+        let Some(tombstone) = store.event(room, number).await? else { return Ok(()) };
+        let content: Value = tombstone.event.content_as().unwrap_or_default();
+        if content["replacement_room"].as_str() != Some(new.as_str()) {
+            return Ok(());
+        }
+        self.writer.move_aliases(room, new).await?;
+        if self.is_published(old).await? {
+            self.put_published(new_room, true).await?;
+            self.put_published(room, false).await?;
+        }
+        Ok(())
+    }
+
     /// The room that this one took the place of, for what is carried over when somebody joins.
     pub async fn predecessor(&self, room_id: &RoomId) -> Result<Option<OwnedRoomId>, LoadError> {
         let store = &self.writer.store;
@@ -130,7 +151,10 @@ impl Rooms {
         // Where the new id is not known yet, this only asks whether a tombstone would be let in.
         let named = room_id.as_deref().unwrap_or(&upgrade.room_id);
         let tombstone = self.tombstone(cache, upgrade, named).await?;
-        let event_id = room_id.is_some().then(|| tombstone.event.event_id().to_owned());
+        // A tombstone that a policy server has to sign first is made once the new room is there.
+        let is_policed = self.writer.policy(cache).await?.is_some();
+        let is_known = room_id.is_some() && !is_policed;
+        let event_id = is_known.then(|| tombstone.event.event_id().to_owned());
         let predecessor = Predecessor { room_id: upgrade.room_id.clone(), event_id };
         let old = self.load_old(cache).await?;
         let new = self.replacement(upgrade, &old, version, room_id.clone(), &predecessor, room).await?;
@@ -140,14 +164,17 @@ impl Rooms {
             None => self.tombstone(cache, upgrade, &new_room).await?,
         };
         let mut group = Group::new(&self.writer, cache);
-        let committed = match group.append(cache, tombstone).await {
-            Ok(_) => self.writer.commit_group(cache, group).await.map_err(SendError::from),
+        let appended = if is_policed { Ok(None) } else { group.append(cache, tombstone).await.map(Some) };
+        let committed = match appended {
+            Ok(None) => Err(SendError::Conflict),
+            Ok(Some(_)) => self.writer.commit_group(cache, group).await.map_err(SendError::from),
             Err(error) => Err(error.into()),
         };
         if let Err(error) = committed {
             *slot = None;
             drop(slot);
-            // Another writer was faster: close the room as it is now. The new room then names an event that is none.
+            // Another writer was faster, or the room's policy server has to be asked: close the room as it is now. In the
+            // first case the new room names an event that is none.
             let SendError::Conflict = error else { return Err(error.into()) };
             let intent = StateIntent {
                 sender: upgrade.user.clone(),

@@ -102,6 +102,9 @@ pub(super) async fn carry_over(state: &ClientState, user: &UserId, room_id: &Own
             return;
         }
     };
+    if let Err(error) = state.rooms.follow_upgrade(&old, room_id).await {
+        tracing::warn!(%error, "aliases of an upgraded room were not carried over");
+    }
     // The user is in the room; settings that did not come along are only an annoyance.
     if let Err(error) = state.users.copy_room_settings(user, &old, room_id).await {
         tracing::warn!(%error, "settings of an upgraded room were not carried over");

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
-use hearth_rooms::{MemberAction, MemberChange, StateChange};
-use hearth_users::AccountKind;
+use hearth_rooms::StateChange;
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde::Deserialize;
-use serde_json::{Map, json, value::RawValue};
+use serde_json::{json, value::RawValue};
 
 use super::{
-    answers::{send_error, unavailable},
+    answers::send_error,
     members::{carry_over, may_be_invited},
     paths,
 };
@@ -47,7 +46,7 @@ async fn set_state(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> 
     let event_id = state.rooms.set_state(change).await.map_err(send_error)?;
     state.users.active(requester.user_id()).await;
     match kind.as_str() {
-        "m.room.guest_access" => remove_guests(&state, &room_id).await,
+        "m.room.guest_access" => state.rooms.remove_unwelcome_guests(&room_id).await,
         "m.room.member" => carry_over(&state, &requester.user_id, &room_id).await,
         _ => {}
     }
@@ -61,35 +60,4 @@ fn is_invite(content: &RawValue) -> bool {
         membership: String,
     }
     serde_json::from_str::<Member>(content.get()).is_ok_and(|member| member.membership == "invite")
-}
-
-/// "If the room no longer lets guests in, those who are in it leave."
-/// [Guest access](https://spec.matrix.org/v1.19/client-server-api/#mroomguest_access).
-async fn remove_guests(state: &ClientState, room_id: &OwnedRoomId) {
-    let guests = match state.rooms.unwelcome_guests(room_id).await {
-        Ok(guests) => guests,
-        Err(error) => {
-            // The state is set; whoever sets it again tries again.
-            unavailable(&error.to_string());
-            return;
-        }
-    };
-    for guest in guests {
-        // Who joined as a guest may have a full account by now.
-        let account = state.users.account(&guest).await;
-        if !matches!(account, Ok(Some(account)) if account.kind == AccountKind::Guest) {
-            continue;
-        }
-        let change = MemberChange {
-            room_id: room_id.clone(),
-            sender: guest.clone(),
-            target: guest,
-            action: MemberAction::Leave,
-            content: Map::new(),
-            guest: true,
-        };
-        if let Err(error) = state.rooms.change_member(change).await {
-            tracing::warn!(%error, "a guest stays in a room that no longer wants guests");
-        }
-    }
 }
