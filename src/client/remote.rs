@@ -7,16 +7,26 @@ use http::StatusCode;
 /// How long a client waits whom another server found too eager, in milliseconds.
 const RETRY_MS: u64 = 1_000;
 
-/// Errcodes of other servers that tell a client something. Others are no better than `M_UNKNOWN`.
-const PEER_ERRCODES: [&str; 8] = [
-    "M_FORBIDDEN",
-    "M_NOT_FOUND",
-    "M_INVITE_BLOCKED",
-    "M_UNABLE_TO_AUTHORISE_JOIN",
-    "M_UNABLE_TO_GRANT_JOIN",
-    "M_GUEST_ACCESS_FORBIDDEN",
-    "M_TOO_LARGE",
-    "M_USER_DEACTIVATED",
+/// The longest errcode that is passed on, in bytes. Those of the specification have some 30.
+const ERRCODE_BYTES_MAX: usize = 64;
+
+/// Errcodes that are about the request between the servers, or by which a client would log out, lock itself or ask its
+/// user for consent: another server has no say in that.
+const NOT_FOR_CLIENTS: [&str; 14] = [
+    "M_UNKNOWN",
+    "M_UNRECOGNIZED",
+    "M_UNAUTHORIZED",
+    "M_NOT_JSON",
+    "M_BAD_JSON",
+    "M_MISSING_PARAM",
+    "M_INVALID_PARAM",
+    "M_MISSING_TOKEN",
+    "M_UNKNOWN_TOKEN",
+    "M_USER_LOCKED",
+    "M_USER_SUSPENDED",
+    "M_USER_LIMIT_EXCEEDED",
+    "M_CONSENT_NOT_GIVEN",
+    "M_RESOURCE_LIMIT_EXCEEDED",
 ];
 
 /// Another server did not do what it was asked on behalf of a client.
@@ -30,19 +40,27 @@ pub(crate) fn peer_error(error: PeerError) -> Error {
     }
 }
 
-/// Another server said no. What it found wrong with our request is not the client's doing: "the Client-Server API request
-/// SHOULD fail with a 5xx error rather than being passed through".
+/// Another server said no: "the error should be passed through to clients so that they may give better feedback to
+/// users". What it found wrong with our request is not the client's doing: "the Client-Server API request SHOULD fail with
+/// a 5xx error rather than being passed through".
 pub(crate) fn refused(status: u16, errcode: &str, error: &str) -> Error {
     if errcode == "M_LIMIT_EXCEEDED" {
         return Error::limit_exceeded(RETRY_MS);
     }
-    let known = PEER_ERRCODES.into_iter().find(|known| *known == errcode);
-    let status = StatusCode::from_u16(status).ok().filter(StatusCode::is_client_error);
+    // 401 would have the client log out.
+    let is_for_clients = |status: &StatusCode| status.is_client_error() && *status != StatusCode::UNAUTHORIZED;
+    let status = StatusCode::from_u16(status).ok().filter(is_for_clients);
     let message = format!("the other server says: {error}");
-    match (known, status) {
-        (Some(errcode), Some(status)) => Error::new(status, errcode, message),
-        _ => unreachable(message),
+    match status.filter(|_| is_errcode(errcode) && !NOT_FOR_CLIENTS.contains(&errcode)) {
+        Some(status) => Error::new(status, errcode.to_owned(), message),
+        None => unreachable(message),
     }
+}
+
+/// Whether it has the form of errcodes: `M_FORBIDDEN`, `ORG.EXAMPLE.NO_CATS`.
+fn is_errcode(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+    (1..=ERRCODE_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
 /// No other server could help.

@@ -17,7 +17,7 @@ use crate::Reply;
 pub struct Error {
     status: StatusCode,
     /// `None` only for the first answer of interactive authentication, which has no errcode.
-    errcode: Option<&'static str>,
+    errcode: Option<Cow<'static, str>>,
     message: Cow<'static, str>,
     retry_after_ms: Option<u64>,
     fields: Option<Box<Map<String, Value>>>,
@@ -25,8 +25,12 @@ pub struct Error {
 
 impl Error {
     /// Any error. Prefer a named constructor.
-    pub fn new(status: StatusCode, errcode: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, errcode: Some(errcode), message: message.into(), retry_after_ms: None, fields: None }
+    pub fn new(
+        status: StatusCode,
+        errcode: impl Into<Cow<'static, str>>,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { status, errcode: Some(errcode.into()), message: message.into(), retry_after_ms: None, fields: None }
     }
 
     /// 401 with the body of user-interactive authentication (`flows`, `params`, `session`, `completed`). A body with an
@@ -169,8 +173,8 @@ impl Error {
     }
 
     /// The errcode; empty for the first answer of interactive authentication.
-    pub fn errcode(&self) -> &'static str {
-        self.errcode.unwrap_or_default()
+    pub fn errcode(&self) -> &str {
+        self.errcode.as_deref().unwrap_or_default()
     }
 
     /// Whether it says when to come back: then it is a bound that was met, not a failure.
@@ -187,7 +191,7 @@ impl Error {
     pub(crate) fn into_reply(self, request_id: &str) -> Reply {
         let mut body = self.fields.map_or_else(Map::new, |fields| *fields);
         if let Some(errcode) = self.errcode {
-            body.insert("errcode".to_owned(), errcode.into());
+            body.insert("errcode".to_owned(), errcode.into_owned().into());
             body.insert("error".to_owned(), self.message.into_owned().into());
             body.insert("request_id".to_owned(), request_id.into());
         }

@@ -246,7 +246,8 @@ impl<'a> Gate<'a> {
             age_ms: Some(age_ms(&event.event, *now_ms)),
             transaction_id: sent_by.map(|sent_by| sent_by.transaction.as_str()),
             membership: Some(*membership),
-            redacted_because: redaction.as_deref(),
+            redacted_because: redaction.as_ref().map(|(json, _)| &json[..]),
+            redacted_by: redaction.as_ref().map(|(_, redaction)| redaction.event.event_id().as_str()),
             prev_content: previous.map(|previous| previous.event.content_json()),
             prev_sender: previous.map(|previous| previous.event.sender().as_str()),
             replaces_state: replaced.as_ref().map(|replaced| replaced.event.event.event_id().as_str()),
@@ -272,7 +273,8 @@ impl<'a> Gate<'a> {
         let redaction = self.redaction(event, form).await?;
         let unsigned = Unsigned {
             age_ms: Some(age_ms(&event.event, self.eyes.now_ms)),
-            redacted_because: redaction.as_deref(),
+            redacted_because: redaction.as_ref().map(|(json, _)| &json[..]),
+            redacted_by: redaction.as_ref().map(|(_, redaction)| redaction.event.event_id().as_str()),
             ..Unsigned::default()
         };
         json::comma(out);
@@ -281,13 +283,17 @@ impl<'a> Gate<'a> {
     }
 
     /// The redaction that took effect on an event, as clients see it, whichever fields are asked for.
-    async fn redaction(&self, event: &StoredEvent, form: &EventFormat) -> Result<Option<Vec<u8>>, LoadError> {
+    async fn redaction(
+        &self,
+        event: &StoredEvent,
+        form: &EventFormat,
+    ) -> Result<Option<(Vec<u8>, Arc<StoredEvent>)>, LoadError> {
         let Some(number) = event.header.redacted_by else { return Ok(None) };
         let Some(redaction) = self.eyes.store.event(self.room, number).await? else { return Ok(None) };
         let age_ms = Some(age_ms(&redaction.event, self.eyes.now_ms));
         let form = EventFormat { names_room: form.names_room, ..EventFormat::default() };
         let mut out = Vec::with_capacity(redaction.client_json().len() + 64);
         form.write(&mut out, &redaction.event, redaction.client_json(), &Unsigned { age_ms, ..Unsigned::default() });
-        Ok(Some(out))
+        Ok(Some((out, redaction)))
     }
 }

@@ -22,6 +22,8 @@ pub struct Unsigned<'a> {
     pub membership: Option<Membership>,
     /// The redaction that took effect, as a client event: a JSON object.
     pub redacted_because: Option<&'a [u8]>,
+    /// The redaction's id. The specification has it within `redacted_because` only; clients of old look for it here.
+    pub redacted_by: Option<&'a str>,
     /// The content of the state event that this one took the place of, for readers who may see that one: JSON.
     pub prev_content: Option<&'a str>,
     /// Who sent the state event that this one took the place of, with `prev_content`.
@@ -68,6 +70,10 @@ impl Unsigned<'_> {
         if let Some(redaction) = self.redacted_because {
             name(out, "redacted_because");
             out.extend_from_slice(redaction);
+        }
+        if let Some(event_id) = self.redacted_by {
+            name(out, "redacted_by");
+            push_string(out, event_id);
         }
         if let Some(event_id) = self.replaces_state {
             name(out, "replaces_state");
@@ -287,6 +293,7 @@ mod tests {
             transaction_id: Some("a\"\u{1}"),
             membership: Some(Membership::Knock),
             redacted_because: Some(br#"{"type":"m.room.redaction"}"#),
+            redacted_by: Some("$r"),
             prev_content: Some(r#"{"n":1}"#),
             prev_sender: Some("@p:q"),
             replaces_state: Some("$old"),
@@ -298,8 +305,8 @@ mod tests {
             unsigned,
             serde_json::json!({
                 "age": -100, "transaction_id": "a\"\u{1}", "membership": "knock",
-                "redacted_because": {"type": "m.room.redaction"}, "prev_content": {"n": 1}, "prev_sender": "@p:q",
-                "replaces_state": "$old", "m.relations": {"m.thread": {}},
+                "redacted_because": {"type": "m.room.redaction"}, "redacted_by": "$r",
+                "prev_content": {"n": 1}, "prev_sender": "@p:q", "replaces_state": "$old", "m.relations": {"m.thread": {}},
             })
         );
         assert_eq!(value, written(&EventFormat::CLIENT, &Unsigned::default()));

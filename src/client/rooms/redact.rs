@@ -1,4 +1,4 @@
-//! `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`
+//! `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`, and without a transaction id by POST, as old test tools do.
 
 use std::sync::Arc;
 
@@ -10,9 +10,14 @@ use serde_json::{json, value::to_raw_value};
 use super::{answers::send_error, paths, send::transaction};
 use crate::ClientState;
 
-pub(super) fn route() -> Route<ClientState> {
+pub(super) fn put() -> Route<ClientState> {
     let paths = paths!("rooms/{room_id}/redact/{event_id}/{txn_id}");
     Route::put(paths, Access::User, Limit::Message, redact).suspended_ok()
+}
+
+pub(super) fn post() -> Route<ClientState> {
+    let paths = paths!("rooms/{room_id}/redact/{event_id}");
+    Route::post(paths, Access::User, Limit::Message, redact).suspended_ok()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -29,7 +34,7 @@ async fn redact(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
         sender: call.requester().user_id.clone(),
         target: call.path("event_id")?,
         content: to_raw_value(&body).map_err(|error| Error::bad_json(error.to_string()))?,
-        transaction: Some(transaction(&call, call.path_str("txn_id"))),
+        transaction: call.path_opt("txn_id").map(|id| transaction(&call, id)),
         only_own: call.requester().suspended,
     };
     let event_id = state.rooms.redact(redaction).await.map_err(send_error)?;
