@@ -7,9 +7,11 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    pin::pin,
     sync::Arc,
 };
 
+use futures_util::FutureExt as _;
 use hearth_core::{Event, EventIds, ResolveError, RoomVersion, StateMap, auth_types};
 use hearth_store::{EventNumber, LoadError, RoomNumber, StateKeyNumber, StateVersion};
 use quick_cache::sync::Cache;
@@ -234,8 +236,12 @@ impl Group<'_> {
     async fn run(&self, room: RoomNumber, problem: Problem) -> Result<StateMap, PlaceError> {
         let store = Arc::clone(&self.writer.store);
         let runtime = tokio::runtime::Handle::current();
-        let fetch =
-            move |id: &EventId| runtime.block_on(store.event_by_id(room, id)).map(|s| s.map(|s| s.event.clone()));
+        let fetch = move |id: &EventId| {
+            let mut read = pin!(store.event_by_id(room, id));
+            // Engines in memory answer at once: then there is no need of a runtime that could be waited for.
+            let stored = read.as_mut().now_or_never().unwrap_or_else(|| runtime.block_on(read));
+            Ok(stored?.map(|stored| stored.event.clone()))
+        };
         metrics::histogram!("rooms_resolved_events").record(problem.events.len() as f64);
         match self.writer.cpu.run(move || problem.resolve(fetch)).await {
             Ok(result) => result,

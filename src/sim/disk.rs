@@ -1,6 +1,6 @@
 //! A disk that takes its time, and that a process which has lost its power no longer reaches.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hearth_ports::{
@@ -63,9 +63,13 @@ async fn write(disk: Arc<Disk>, mut batches: mpsc::UnboundedReceiver<(Batch, Don
     }
 }
 
-/// What the disk says, or nothing for ever.
-fn while_powered<'a, T: Send + 'a>(life: &Life, answer: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
-    if life.is_over() { Box::pin(pending()) } else { answer }
+/// What the disk says, if the process has power. Reads are at once, whatever they say: who works for long waits for them
+/// in the middle of it.
+fn while_powered<'a, T: Send + 'a>(
+    life: &Life,
+    answer: BoxFuture<'a, Result<T, Unavailable>>,
+) -> BoxFuture<'a, Result<T, Unavailable>> {
+    if life.is_over() { Box::pin(ready(Err(Unavailable("no power".to_owned())))) } else { answer }
 }
 
 impl Engine for Disk {

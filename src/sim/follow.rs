@@ -1,6 +1,10 @@
 //! How a client follows its rooms: it syncs, and pages back where a sync leaves something out.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -22,6 +26,8 @@ pub(crate) struct Seen {
     pub(crate) since: Option<String>,
     /// Event ids of each room's timeline, in the order in which the client got them.
     pub(crate) rooms: BTreeMap<String, Vec<String>>,
+    /// Rooms that the client was told to have left.
+    left: BTreeSet<String>,
 }
 
 /// Percent-encodes what a path segment or a query must not have.
@@ -68,22 +74,40 @@ pub(crate) async fn sync(world: &World, person: &Person, timeout_ms: u64) -> boo
         return false;
     }
     let mut news = Vec::new();
+    let mut left = BTreeSet::new();
     for kind in ["join", "leave"] {
         for (room, section) in answer["rooms"][kind].as_object().into_iter().flatten() {
             let Some(events) = timeline(world, person, room, &section["timeline"], since.as_deref()).await else {
                 // The server went away: all of this sync is asked for once more.
                 return false;
             };
-            news.push((room.clone(), events));
+            if kind == "leave" {
+                left.insert(room.clone());
+            }
+            let begins_anew = section["timeline"]["limited"] == true && {
+                let events = section["timeline"]["events"].as_array().into_iter().flatten();
+                let mut own = events.filter(|event| event["type"] == "m.room.member");
+                person.seen.lock().left.contains(room) || own.any(|event| event["state_key"] == person.id)
+            };
+            news.push((room.clone(), events, begins_anew));
         }
     }
     let mut seen = person.seen.lock();
-    for (room, events) in news {
+    for (room, mut events, begins_anew) in news {
+        let known = seen.rooms.entry(room.clone()).or_default();
+        if begins_anew {
+            // Who enters a room again is shown its newest events, some of which may be from the last time.
+            events.retain(|event| !known.contains(event));
+        }
         if !events.is_empty() {
             note!(world.trace, "{} sees {room}: {}", person.id, events.len());
         }
-        seen.rooms.entry(room).or_default().extend(events);
+        known.extend(events);
     }
+    for (room, _) in answer["rooms"]["join"].as_object().into_iter().flatten() {
+        seen.left.remove(room);
+    }
+    seen.left.extend(left);
     seen.since = answer["next_batch"].as_str().map(str::to_owned);
     true
 }
