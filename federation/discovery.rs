@@ -93,6 +93,11 @@ impl Discovery {
         Self { resolver, well_knowns }
     }
 
+    /// Names of other machines.
+    pub(crate) fn resolver(&self) -> &dyn Resolver {
+        &*self.resolver
+    }
+
     /// Where to send requests to this server.
     pub async fn find(&self, server: &ServerName) -> Result<Place, DiscoveryError> {
         self.walk(server, None).await

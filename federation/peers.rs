@@ -164,6 +164,19 @@ impl FederationPeers {
         }
     }
 
+    async fn keys_of_users(
+        &self,
+        server: &ServerName,
+        endpoint: &str,
+        body: Bytes,
+        timeout_ms: u64,
+    ) -> Result<Bytes, PeerError> {
+        let bounds = Bounds { timeout_ms, answer_bytes_max: PAGE_BYTES_MAX, urgency: Urgency::Person };
+        let path = Path::federation("v1", endpoint);
+        parsed(self.ask(server, Method::POST, path, Some(body), bounds).await?, |body| answers::object(body.clone()))
+            .await
+    }
+
     async fn missing(
         &self,
         server: &ServerName,
@@ -313,18 +326,6 @@ impl Peers for FederationPeers {
         Box::pin(async move { parsed(self.get(server, path, bounds).await?, answers::state).await })
     }
 
-    fn event_auth<'a>(
-        &'a self,
-        server: &'a ServerName,
-        room: &'a RoomId,
-        event: &'a EventId,
-    ) -> BoxFuture<'a, Result<Vec<EventBytes>, PeerError>> {
-        let path = Path::federation("v1", "event_auth").segment(room).segment(event);
-        let bounds = self.room(Urgency::Routine);
-        Box::pin(async move { parsed(self.get(server, path, bounds).await?, answers::event_auth).await })
-    }
-
-    fn event_near<'a>(
     fn state_in_pieces<'a>(
         &'a self,
         server: &'a ServerName,
@@ -340,6 +341,18 @@ impl Peers for FederationPeers {
         })
     }
 
+    fn event_auth<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room: &'a RoomId,
+        event: &'a EventId,
+    ) -> BoxFuture<'a, Result<Vec<EventBytes>, PeerError>> {
+        let path = Path::federation("v1", "event_auth").segment(room).segment(event);
+        let bounds = self.room(Urgency::Routine);
+        Box::pin(async move { parsed(self.get(server, path, bounds).await?, answers::event_auth).await })
+    }
+
+    fn event_near<'a>(
         &'a self,
         server: &'a ServerName,
         room: &'a RoomId,
@@ -387,5 +400,49 @@ impl Peers for FederationPeers {
     ) -> BoxFuture<'a, Result<OwnedUserId, PeerError>> {
         let path = Path::federation("v1", "openid/userinfo").query("access_token", token);
         Box::pin(async move { answers::openid_user(&self.get(server, path, SMALL).await?, server) })
+    }
+
+    fn device_keys<'a>(
+        &'a self,
+        server: &'a ServerName,
+        query: Bytes,
+        timeout_ms: u64,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        Box::pin(self.keys_of_users(server, "user/keys/query", query, timeout_ms))
+    }
+
+    fn claim_keys<'a>(
+        &'a self,
+        server: &'a ServerName,
+        claim: Bytes,
+        timeout_ms: u64,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        Box::pin(self.keys_of_users(server, "user/keys/claim", claim, timeout_ms))
+    }
+
+    fn exchange_third_party_invite<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room: &'a RoomId,
+        event: Bytes,
+    ) -> BoxFuture<'a, Result<(), PeerError>> {
+        let path = Path::federation("v1", "exchange_third_party_invite").segment(room);
+        Box::pin(async move { self.put(server, path, event, SMALL).await.map(drop) })
+    }
+
+    fn identity_key_is_valid<'a>(
+        &'a self,
+        url: &'a str,
+        public_key: &'a str,
+    ) -> BoxFuture<'a, Result<bool, PeerError>> {
+        Box::pin(self.remote.identity_key_is_valid(url, public_key))
+    }
+
+    fn policy_sign<'a>(&'a self, server: &'a ServerName, event: &'a Event) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        let bounds = Bounds { timeout_ms: POLICY_MS, answer_bytes_max: POLICY_BYTES_MAX, urgency: Urgency::Person };
+        Box::pin(async move {
+            let body = Some(event.json().clone());
+            answers::object(self.ask(server, Method::POST, Path::policy("sign"), body, bounds).await?)
+        })
     }
 }

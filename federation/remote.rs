@@ -6,7 +6,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hearth_core::SigningKey;
-use hearth_ports::{Clock, Entropy, HttpAnswer, HttpBody, HttpClient, HttpError, HttpOpened, HttpRequest, PeerError, Resolver};
+use hearth_ports::{
+    Clock, Entropy, HttpAnswer, HttpBody, HttpClient, HttpError, HttpOpened, HttpRequest, PeerError, Resolver,
+};
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
@@ -24,6 +26,7 @@ use tokio::{
 pub use self::backoff::{Backoff, Urgency};
 use crate::{
     discovery::Discovery,
+    identity,
     policy::ServerPolicy,
     xmatrix::{self, Signed},
 };
@@ -124,7 +127,6 @@ impl Remote {
         result
     }
 
-    async fn in_turn(&self, server: &Server, to: &ServerName, ask: Ask) -> Result<HttpAnswer, Failure> {
     /// Sends a request; the body of a 2xx is read piece by piece, within the request's bounds.
     pub async fn open(&self, to: &ServerName, ask: Ask) -> Result<Box<dyn HttpBody>, PeerError> {
         if !self.policy.allows(to) {
@@ -157,6 +159,7 @@ impl Remote {
         self.http.open(request).await.map_err(Failure::from)
     }
 
+    async fn in_turn(&self, server: &Server, to: &ServerName, ask: Ask) -> Result<HttpAnswer, Failure> {
         let until = Instant::now() + Duration::from_millis(ask.timeout_ms);
         // That we ask too much of a server says nothing about the server.
         let turn = tokio::time::timeout_at(until, server.turns.acquire()).await.map_err(|_| Failure::NoTurn)?;
@@ -166,13 +169,13 @@ impl Remote {
     }
 
     async fn exchange(&self, to: &ServerName, ask: Ask) -> Result<HttpAnswer, Failure> {
-        let place = self.discovery.find(to).await.map_err(|error| Failure::Unreached(error.to_string()))?;
         let request = self.request(to, ask).await?;
         self.http.send(request).await.map_err(Failure::from)
     }
 
     /// The request as it goes out: where to, and signed.
     async fn request(&self, to: &ServerName, ask: Ask) -> Result<HttpRequest, Failure> {
+        let place = self.discovery.find(to).await.map_err(|error| Failure::Unreached(error.to_string()))?;
         let mut headers = HeaderMap::new();
         if ask.body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -328,12 +331,12 @@ impl Remote {
         self.alive.subscribe()
     }
 
-    /// With whom we may talk.
     /// Whether a key of an identity server still counts; see [`identity`].
     pub(crate) async fn identity_key_is_valid(&self, url: &str, public_key: &str) -> Result<bool, PeerError> {
         identity::key_is_valid(&*self.http, self.discovery.resolver(), url, public_key).await
     }
 
+    /// With whom we may talk.
     pub fn policy(&self) -> &ServerPolicy {
         &self.policy
     }
@@ -370,7 +373,6 @@ enum Failure {
     Ours(String),
 }
 
-/// "No", in the server's own words where it has some.
 impl From<HttpError> for Failure {
     fn from(error: HttpError) -> Self {
         match error {
@@ -381,6 +383,7 @@ impl From<HttpError> for Failure {
     }
 }
 
+/// "No", in the server's own words where it has some.
 fn refused(answer: &HttpAnswer) -> PeerError {
     #[derive(Deserialize, Default)]
     struct Words {

@@ -123,7 +123,7 @@ fn target_of(event: &EventBytes) -> Result<OwnedUserId, Error> {
 }
 
 /// Whether it is a user of ours, with an account, who wants invites.
-async fn may_be_invited(state: &Inbound, target: &OwnedUserId) -> Result<(), Error> {
+pub(super) async fn may_be_invited(state: &Inbound, target: &OwnedUserId) -> Result<(), Error> {
     if !state.users.is_local(target) {
         return Err(Error::invalid_param("the invited user is not of this server"));
     }

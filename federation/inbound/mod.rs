@@ -11,6 +11,7 @@ mod hierarchy;
 mod history;
 mod invites;
 mod joins;
+mod keys;
 mod knocks;
 mod leaves;
 mod openid;
@@ -22,6 +23,7 @@ mod summary;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod third_party;
 mod transactions;
 
 use std::sync::Arc;
@@ -80,11 +82,13 @@ pub fn routes() -> Vec<Route<Inbound>> {
         history::routes(),
         invites::routes(),
         joins::routes(),
+        keys::routes(),
         knocks::routes(),
         leaves::routes(),
         profile::routes(),
         public_rooms::routes(),
         send::routes(),
+        third_party::routes(),
     ] {
         routes.extend(family);
     }

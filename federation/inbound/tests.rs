@@ -2,6 +2,7 @@
 //! server asks stands in a header; who may say so is tested elsewhere.
 
 mod handshakes;
+mod keys;
 mod news;
 mod peers;
 mod queries;

@@ -15,6 +15,11 @@ impl Path {
         Self { text: format!("/_matrix/federation/{version}/{endpoint}"), has_query: false }
     }
 
+    /// `/_matrix/policy/v1/{endpoint}`
+    pub(super) fn policy(endpoint: &str) -> Self {
+        Self { text: format!("/_matrix/policy/v1/{endpoint}"), has_query: false }
+    }
+
     /// Another segment. None may follow a query.
     #[must_use]
     pub(super) fn segment(mut self, segment: impl AsRef<str>) -> Self {

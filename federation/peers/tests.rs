@@ -276,3 +276,96 @@ async fn refusals_arrive() {
     };
     assert_eq!(refused, wanted);
 }
+
+#[tokio::test]
+async fn third_party_invites_and_policies() {
+    let (net, peers) = with_answer("{}").await;
+    peers.exchange_third_party_invite(peer(), room(), Bytes::from_static(b"{\"a\":1}")).await.unwrap();
+    let path = "v1/exchange_third_party_invite/%21r%2Fo%3Ab.example%3A1";
+    assert_eq!(line(&only(&net)), format!("PUT {path} {{\"a\":1}}"));
+    let (net, peers) = with_answer(r#"{"b.example:1":{"ed25519:policy_server":"x"}}"#).await;
+    let event = event(RoomVersion::V10);
+    let signatures = peers.policy_sign(peer(), &event).await.unwrap();
+    assert_eq!(&signatures[..], br#"{"b.example:1":{"ed25519:policy_server":"x"}}"#);
+    let asked = only(&net);
+    assert_eq!((asked.path.as_str(), &asked.body), ("/_matrix/policy/v1/sign", event.json()));
+    let (_, peers) = with_answer("[]").await;
+    assert!(matches!(peers.policy_sign(peer(), &event).await, Err(PeerError::Malformed(_))));
+}
+
+/// Keys of users elsewhere, as our users get them.
+mod keys_of_users {
+    use std::collections::BTreeMap;
+
+    use hearth_users::{
+        UserSettings, Users,
+        keys::{WantedDevices, WantedOneTimeKeys},
+    };
+    use ruma::UserId;
+    use serde_json::json;
+
+    use super::*;
+
+    async fn users() -> Arc<Users> {
+        let store = Store::open(MemEngine::new(), StoreSettings::default()).await.unwrap();
+        let settings = UserSettings::new(server_name!("a.example").to_owned());
+        Users::new(store, clock(), Arc::new(SeededEntropy::new(1)), settings)
+    }
+
+    const BOB: &str = "@bob:b.example:1";
+
+    fn bob() -> &'static UserId {
+        user_id!("@bob:b.example:1")
+    }
+
+    #[tokio::test]
+    async fn servers_are_believed_about_whom_they_were_asked_for() {
+        let device = |user_id: &str, device_id: &str| json!({ "user_id": user_id, "device_id": device_id, "keys": {} });
+        let body = json!({
+            "device_keys": {
+                BOB: { "B": device(BOB, "B"), "C": device(BOB, "B"), "D": device("@eve:b.example:1", "D"), "E": 7 },
+                "@eve:b.example:1": { "X": device("@eve:b.example:1", "X") },
+                "@alice:a.example": { "A": device("@alice:a.example", "A") },
+            },
+            "master_keys": { BOB: { "user_id": BOB }, "@alice:a.example": { "user_id": "@alice:a.example" } },
+            "self_signing_keys": { BOB: { "user_id": "@eve:b.example:1" } },
+        });
+        let (net, peers) = with_answer(&body.to_string()).await;
+        let asker = user_id!("@alice:a.example");
+        let wanted = WantedDevices::from([(bob().to_owned(), vec![]), (user_id!("@c:c.example").to_owned(), vec![])]);
+        let query = users().await.query_keys(&*peers, asker, wanted, 1_000).await.unwrap();
+        assert_eq!(query.device_keys.keys().collect::<Vec<_>>(), [bob()]);
+        assert_eq!(query.device_keys[bob()].keys().collect::<Vec<_>>(), ["B"]);
+        assert_eq!((query.master_keys.len(), query.self_signing_keys.len()), (1, 0));
+        assert_eq!(query.failures.keys().collect::<Vec<_>>(), ["c.example"], "nobody knows it");
+        assert_eq!(line(&only(&net)), format!(r#"POST v1/user/keys/query {{"device_keys":{{"{BOB}":[]}}}}"#));
+
+        for wrong in ["{\"device_keys\":[]}", "{\"device_keys\":{\"a\":{\"b\":", "[]"] {
+            let (_, peers) = with_answer(wrong).await;
+            let wanted = WantedDevices::from([(bob().to_owned(), vec![])]);
+            let query = users().await.query_keys(&*peers, asker, wanted, 1_000).await.unwrap();
+            assert_eq!((query.device_keys.len(), query.failures.len()), (0, 1), "{wrong}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn claims_are_one_key_each_and_do_not_wait_for_ever() {
+        let body = json!({ "one_time_keys": {
+            BOB: { "B": { "other:1": "no", "c:1": { "key": "k" }, "c:2": "more" }, "X": { "c:3": "not asked" } },
+        } });
+        let (net, peers) = with_answer(&body.to_string()).await;
+        let claim = || {
+            let devices = BTreeMap::from([("B".into(), "c".to_owned()), ("N".into(), "c".to_owned())]);
+            WantedOneTimeKeys::from([(bob().to_owned(), devices)])
+        };
+        let claimed = users().await.claim_keys(&*peers, claim(), 1_000).await;
+        let keys: Vec<(&String, &str)> =
+            claimed.one_time_keys[bob()].iter().map(|(device_id, key)| (device_id, key.get())).collect();
+        assert_eq!(keys, [(&"B".to_owned(), r#"{"c:1":{"key":"k"}}"#)]);
+        assert!(claimed.failures.is_empty());
+        net.hold();
+        let claimed = users().await.claim_keys(&*peers, claim(), 1_000).await;
+        assert!(claimed.one_time_keys.is_empty());
+        assert_eq!(claimed.failures.keys().collect::<Vec<_>>(), ["b.example:1"]);
+    }
+}

@@ -14,6 +14,7 @@ pub mod format;
 mod hash;
 pub mod json;
 pub mod keys;
+pub mod policy;
 pub mod receive;
 pub mod redact;
 pub mod state;

@@ -13,7 +13,9 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId};
 use crate::{
     EVENT_BYTES_MAX, Event, ID_BYTES_MAX, PublicKeys, RoomVersion, SignatureError, hash,
     json::{self, JsonError, Limits, Numbers, Object, Value},
-    keys, redact,
+    keys,
+    policy::POLICY_KEY_ID,
+    redact,
 };
 
 /// The most events that one may cite as previous. [Event format](https://spec.matrix.org/v1.19/rooms/v1/#event-format-1).
@@ -130,10 +132,13 @@ impl HashedEvent {
         let ids = |server: &OwnedServerName| {
             let signatures = signatures.and_then(|by_server| by_server.get(server.as_str())).and_then(Value::as_object);
             let ids = signatures.into_iter().flat_map(|signatures| signatures.iter()).map(|(id, _)| id.as_ref());
-            ids.filter(|id| id.starts_with("ed25519:") && id.len() <= ID_BYTES_MAX)
-                .take(KEY_IDS_MAX)
-                .map(str::to_owned)
-                .collect()
+            let ids = ids.filter(|id| id.starts_with("ed25519:") && id.len() <= ID_BYTES_MAX);
+            let mut ids: BTreeSet<String> = ids.take(KEY_IDS_MAX).map(str::to_owned).collect();
+            // That of a policy server stands in the room's state; nobody publishes it.
+            if ids.len() > 1 {
+                ids.remove(POLICY_KEY_ID);
+            }
+            ids
         };
         self.signers().into_iter().map(|server| (server.clone(), ids(&server))).collect()
     }

@@ -19,8 +19,14 @@ use crate::error::SendError;
 const ENTRIES_MAX: usize = 128;
 
 /// State that nearly every decision asks for.
-const HUB: [&str; 5] =
-    ["m.room.create", "m.room.power_levels", "m.room.join_rules", "m.room.history_visibility", "m.room.server_acl"];
+const HUB: [&str; 6] = [
+    "m.room.create",
+    "m.room.power_levels",
+    "m.room.join_rules",
+    "m.room.history_visibility",
+    "m.room.server_acl",
+    "m.room.policy",
+];
 
 /// The event in force for a pair of type and state key.
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@ use crate::{
     cache::RoomCache,
     error::SendError,
     member::MemberIntent,
+    policy::{SignedIntent, Unsigned},
     redaction::RedactIntent,
     state::StateIntent,
     writer::Writer,
@@ -33,6 +34,7 @@ impl Request {
             Intent::State(intent) => intent.content.get().len(),
             Intent::Member(intent) => intent.size_bytes(),
             Intent::Redact(intent) => intent.content.get().len(),
+            Intent::Signed(intent) => intent.event.json().len(),
         };
         content + SMALL_BYTES
     }
@@ -56,6 +58,8 @@ pub(crate) enum Intent {
     Member(MemberIntent),
     /// A redaction.
     Redact(RedactIntent),
+    /// An event that was made, and signed by the room's policy server.
+    Signed(Box<SignedIntent>),
 }
 
 /// A message-like event.
@@ -75,6 +79,8 @@ pub(crate) enum Decision {
     Stands(OwnedEventId),
     /// This event goes into the room.
     Append(Box<Accepted>),
+    /// This event would go into the room, but the room's policy server has to sign it.
+    Unsigned(Box<Unsigned>),
 }
 
 /// A draft with what its rows need besides.
@@ -103,6 +109,7 @@ impl Writer {
             return Err(SendError::forbidden("the room is blocked on this server"));
         }
         let proposal = match &request.intent {
+            Intent::Signed(_) => return Err(SendError::Unavailable("a made event was to be made again".to_owned())),
             Intent::Message(intent) => Ok(self.draft_message(intent).into()),
             Intent::State(intent) => self.propose_state(cache, intent).await?,
             Intent::Member(intent) => self.propose_member(cache, intent, false).await?,
@@ -113,7 +120,14 @@ impl Writer {
             Err(standing) => return Ok(Decision::Stands(standing)),
         };
         let sent_by = request.transaction.as_ref().map(|transaction| transaction.sent_by.clone());
-        Ok(Decision::Append(Box::new(self.accept(cache, proposal, sent_by).await?)))
+        let accepted = self.accept(cache, proposal, sent_by).await?;
+        if let Some(policy) = self.policy(cache).await?
+            && !policy.recommends(&accepted.event)
+        {
+            let Accepted { event, guest, .. } = accepted;
+            return Ok(Decision::Unsigned(Box::new(Unsigned { event, guest, policy })));
+        }
+        Ok(Decision::Append(Box::new(accepted)))
     }
 
     fn draft_message(&self, intent: &MessageIntent) -> Draft {

@@ -13,7 +13,9 @@ use serde_json::{Map, Value, value::RawValue as RawJsonValue};
 
 use crate::{
     SendError,
+    append::member_in,
     member::{MemberAction, MemberIntent, Wish},
+    policy::Unsigned,
     redaction::RedactIntent,
     remote::Joins,
     request::{Intent, MessageIntent, Request, Transaction},
@@ -218,6 +220,14 @@ impl Rooms {
         if let Intent::Member(intent) = &request.intent {
             self.wait_for_members(room, intent).await?;
         }
+        let transaction = request.transaction.clone();
+        let sent = self.writer.submit(room, request).await?;
+        let Some(unsigned) = sent.unsigned else { return Ok(sent.event_id) };
+        // The room does not wait meanwhile: what happens in it stands beside this event.
+        let event = self.writer.sign_by_policy(&unsigned.policy, &unsigned.event).await?;
+        let users: Vec<_> = member_in(&event).into_iter().collect();
+        self.writer.store.ensure_user_numbers(&users).await?;
+        let request = Request { intent: Unsigned::signed(event, unsigned.guest), transaction };
         Ok(self.writer.submit(room, request).await?.event_id)
     }
 

@@ -20,12 +20,14 @@ mod filling;
 mod joining;
 mod memberships;
 mod partial;
+mod policy;
 mod receiving;
 mod redacting;
 mod script;
 mod sending;
 mod serving;
 mod spaces;
+mod third_party;
 mod twin;
 mod upgrading;
 

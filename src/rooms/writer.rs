@@ -22,8 +22,9 @@ use crate::{
     append::Group,
     cache::RoomCache,
     error::SendError,
+    policy::Unsigned,
     receive::{Cpu, Fetches},
-    request::{Decision, Request},
+    request::{Decision, Intent, Request},
     resolve::Results,
 };
 
@@ -93,9 +94,17 @@ pub(crate) struct Waiting {
 }
 
 /// The event that a request led to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Sent {
     pub(crate) event_id: OwnedEventId,
+    /// It did not go into the room yet: the room's policy server has to sign it.
+    pub(crate) unsigned: Option<Box<Unsigned>>,
+}
+
+impl From<OwnedEventId> for Sent {
+    fn from(event_id: OwnedEventId) -> Self {
+        Self { event_id, unsigned: None }
+    }
 }
 
 impl Writer {
@@ -216,11 +225,12 @@ impl Writer {
         while let Some(next) = waiting.next() {
             let key = next.request.transaction.as_ref().map(|transaction| transaction.key.clone());
             let result = match key.as_ref().and_then(|key| answered.get(key)) {
-                Some(event_id) => Ok(Sent { event_id: event_id.clone() }),
+                Some(event_id) => Ok(event_id.clone().into()),
                 None => self.decide_and_append(cache, &mut group, &next.request).await,
             };
             match result {
                 Ok(sent) => {
+                    let key = key.filter(|_| sent.unsigned.is_none());
                     answered.extend(key.map(|key| (key, sent.event_id.clone())));
                     settled.push((next, Ok(sent)));
                 }
@@ -243,19 +253,30 @@ impl Writer {
         group: &mut Group<'_>,
         request: &Request,
     ) -> Result<Sent, Refused> {
-        match self.decide(cache, group, request).await.map_err(Refused::Alone)? {
-            Decision::Stands(event_id) => Ok(Sent { event_id }),
-            Decision::Append(accepted) => {
-                let event_id = accepted.event.event_id().to_owned();
-                group.append(cache, *accepted).await.map_err(|error| Refused::All(error.into()))?;
-                if let Some(transaction) = &request.transaction {
-                    let row = TransactionRow { answer: event_id.to_string(), answered_ts_ms: self.clock.now_ms() };
-                    group.write.require_absent(Table::Ix, transaction.key.clone());
-                    group.write.put(Table::Ix, transaction.key.clone(), &row);
-                }
-                Ok(Sent { event_id })
+        let event_id = match &request.intent {
+            Intent::Signed(intent) => {
+                let placed = self.place_signed(cache, group, request, intent).await;
+                placed.map_err(|error| Refused::All(error.into()))?.map_err(Refused::Alone)?;
+                intent.event.event_id().to_owned()
             }
+            _ => match self.decide(cache, group, request).await.map_err(Refused::Alone)? {
+                Decision::Stands(event_id) => return Ok(event_id.into()),
+                Decision::Unsigned(unsigned) => {
+                    return Ok(Sent { event_id: unsigned.event.event_id().to_owned(), unsigned: Some(unsigned) });
+                }
+                Decision::Append(accepted) => {
+                    let event_id = accepted.event.event_id().to_owned();
+                    group.append(cache, *accepted).await.map_err(|error| Refused::All(error.into()))?;
+                    event_id
+                }
+            },
+        };
+        if let Some(transaction) = &request.transaction {
+            let row = TransactionRow { answer: event_id.to_string(), answered_ts_ms: self.clock.now_ms() };
+            group.write.require_absent(Table::Ix, transaction.key.clone());
+            group.write.put(Table::Ix, transaction.key.clone(), &row);
         }
+        Ok(event_id.into())
     }
 
     /// Commits what was decided and answers everybody; `rest` did not fit.

@@ -91,8 +91,10 @@ impl Rooms {
             return Err(HandshakeError::forbidden("the event's sender is not a user of your server"));
         }
         let content: serde_json::Map<String, Value> = event.content_as().unwrap_or_default();
-        if content.contains_key("third_party_invite") {
-            return Err(HandshakeError::forbidden("this server does not know third-party invites"));
+        // Whose identifier it is, the identity server has said to the inviter's server: the room's rules see to that.
+        let bound = content.get("third_party_invite").map(|invite| invite["signed"]["mxid"].as_str());
+        if bound.is_some_and(|bound| bound != event.state_key()) {
+            return Err(HandshakeError::malformed("the third-party invite is another user's"));
         }
         let target = event.state_key().and_then(|user| <&UserId>::try_from(user).ok());
         let target = target.filter(|user| user.server_name() == self.writer.server_name);
@@ -119,10 +121,10 @@ impl Rooms {
             return Ok(false);
         }
         self.check_access(origin, room_id).await?;
-        Ok(true)
         if !self.wait_whole(room, PATIENCE).await? {
             return Err(HandshakeError::Busy);
         }
+        Ok(true)
     }
 
     /// The state given along, stripped. From room version 12 on all of it must be truly signed.

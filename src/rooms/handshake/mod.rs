@@ -9,6 +9,7 @@ mod answer;
 mod bridge;
 mod invite;
 mod template;
+mod third_party;
 
 use hearth_core::{FormatError, Reason};
 use hearth_ports::Handshake;
@@ -17,10 +18,11 @@ use ruma::{RoomId, ServerName};
 
 use crate::{ReadError, SendError, rooms::Rooms};
 
-pub(crate) use answer::PREVIEW_KINDS;
 #[cfg(test)]
 pub(crate) use answer::OMITTED_MIN;
+pub(crate) use answer::PREVIEW_KINDS;
 pub use invite::Invitation;
+pub use third_party::ThirdPartyInvite;
 
 /// Why another server's handshake comes to nothing.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -9,6 +9,7 @@ use super::{partial::PATIENCE, send_error};
 use crate::{
     SendError,
     member::{MemberIntent, Wish},
+    policy::Policy,
     rooms::{MemberChange, Rooms},
 };
 
@@ -22,9 +23,13 @@ impl Rooms {
         }
         let preview = self.preview(room, Some(&change.sender)).await.map_err(SendError::from)?;
         let server = change.target.server_name().to_owned();
-        let event = match self.propose_invite(room, change).await? {
-            Ok(event) => event,
+        let (event, policy) = match self.propose_invite(room, change).await? {
+            Ok(proposed) => proposed,
             Err(standing) => return Ok(standing),
+        };
+        let event = match policy {
+            Some(policy) => self.writer.sign_by_policy(&policy, &event).await?,
+            None => event,
         };
         let signed = self.writer.peers.invite(&server, &event, preview).await.map_err(send_error)?;
         let signed = self.check_one_signed(event.version(), signed).await;
@@ -41,12 +46,13 @@ impl Rooms {
         Ok(event_id)
     }
 
-    /// The invite as it would go into the room now, or the event that says the same already.
+    /// The invite as it would go into the room now, with the room's policy server, or the event that says the same
+    /// already.
     async fn propose_invite(
         &self,
         room: RoomNumber,
         change: MemberChange,
-    ) -> Result<Result<Event, OwnedEventId>, SendError> {
+    ) -> Result<Result<(Event, Option<Policy>), OwnedEventId>, SendError> {
         let writer = &self.writer;
         let MemberChange { sender, target, action, content, .. } = change;
         let intent = MemberIntent { sender, target, wish: Wish::Act(action, content), guest: false, ts_ms: None };
@@ -60,7 +66,10 @@ impl Rooms {
             return Err(SendError::forbidden("the room is for users of this server only"));
         }
         match writer.propose_member(cache, &intent, true).await? {
-            Ok(proposal) => Ok(Ok(writer.accept(cache, proposal, None).await?.event)),
+            Ok(proposal) => {
+                let event = writer.accept(cache, proposal, None).await?.event;
+                Ok(Ok((event, writer.policy(cache).await?)))
+            }
             Err(standing) => Ok(Err(standing)),
         }
     }

@@ -36,8 +36,8 @@ use crate::{
     rooms::{MemberChange, Rooms},
 };
 use backfill::FailedFills;
-use partial::Partial;
 pub(crate) use outside::{outside_row, preview_events, stripped_of};
+use partial::Partial;
 use space::FarSpaces;
 pub(crate) use space::{FarSight, VIA_MAX};
 use template::Place;

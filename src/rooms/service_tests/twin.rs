@@ -25,6 +25,9 @@ use crate::{
 /// What a test may do to an answer on its way.
 type Tamper = Box<dyn Fn(&mut JoinAnswer) + Send + Sync>;
 
+/// What policy servers answer: to whom, to which event.
+type PolicyServer = Box<dyn Fn(&ServerName, &Event) -> Result<Bytes, PeerError> + Send + Sync>;
+
 /// Who can be reached, under which names and keys.
 #[derive(Default)]
 pub(crate) struct Net {
@@ -37,6 +40,9 @@ pub(crate) struct Net {
     /// What was asked of whom, by endpoint: `make_join there`.
     pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) tamper: Mutex<Option<Tamper>>,
+    pub(crate) policy_server: Mutex<Option<PolicyServer>>,
+    /// Keys of identity servers that no longer count.
+    pub(crate) revoked: Mutex<BTreeSet<String>>,
 }
 
 /// One server's view of the others.
@@ -461,5 +467,35 @@ impl Peers for Link {
         _token: &'a str,
     ) -> BoxFuture<'a, Result<OwnedUserId, PeerError>> {
         nothing()
+    }
+
+    fn exchange_third_party_invite<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room: &'a RoomId,
+        event: Bytes,
+    ) -> BoxFuture<'a, Result<(), PeerError>> {
+        Box::pin(async move {
+            let rooms = self.of(server, "exchange_third_party_invite")?;
+            rooms.exchange_third_party_invite(&self.own, room, &event).await.map_err(handshake_error)
+        })
+    }
+
+    fn identity_key_is_valid<'a>(
+        &'a self,
+        url: &'a str,
+        public_key: &'a str,
+    ) -> BoxFuture<'a, Result<bool, PeerError>> {
+        self.net.asked.lock().push(format!("isvalid {url}"));
+        let is_valid = !self.net.revoked.lock().contains(public_key);
+        Box::pin(std::future::ready(Ok(is_valid)))
+    }
+
+    fn policy_sign<'a>(&'a self, server: &'a ServerName, event: &'a Event) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        Box::pin(async move {
+            self.of(server, "policy_sign")?;
+            let policy_server = self.net.policy_server.lock();
+            policy_server.as_ref().map_or_else(|| Err(PeerError::Denied), |sign| sign(&self.own, event))
+        })
     }
 }

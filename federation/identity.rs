@@ -1,0 +1,81 @@
+//! Whether a key of an identity server still counts.
+//! [`GET /pubkey/isvalid`](https://spec.matrix.org/v1.19/identity-service-api/#get_matrixidentityv2pubkeyisvalid).
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use hearth_ports::{HttpClient, HttpError, HttpRequest, HttpTarget, PeerError, Resolver};
+use http::{HeaderMap, Method, StatusCode};
+use serde::Deserialize;
+use url::{Host, Url};
+
+/// The longest address that is asked, in bytes.
+const URL_BYTES_MAX: usize = 2_048;
+/// The answer is one short field.
+const ANSWER_BYTES_MAX: usize = 16 << 10;
+/// What is waited for the answer, in milliseconds: another server waits with us.
+const TIMEOUT_MS: u64 = 10_000;
+/// Addresses of its host that are tried.
+const ADDRESSES_MAX: usize = 4;
+
+/// Asks at an address that an event of a user of ours names. Only https, no redirects, and only where the operator's
+/// policy lets us connect.
+pub(crate) async fn key_is_valid(
+    http: &dyn HttpClient,
+    resolver: &dyn Resolver,
+    url: &str,
+    public_key: &str,
+) -> Result<bool, PeerError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        valid: bool,
+    }
+    let request = request(resolver, url, public_key).await?;
+    let answer = http.send(request).await.map_err(|error| match error {
+        HttpError::Denied(_) => PeerError::Denied,
+        HttpError::TooLarge => PeerError::Malformed(error.to_string()),
+        HttpError::Unreachable(_) | HttpError::TimedOut => PeerError::Unreachable(error.to_string()),
+    })?;
+    if answer.status != StatusCode::OK {
+        return Err(PeerError::Unreachable(format!("HTTP {}", answer.status.as_u16())));
+    }
+    let answer: Answer =
+        serde_json::from_slice(&answer.body).map_err(|error| PeerError::Malformed(error.to_string()))?;
+    Ok(answer.valid)
+}
+
+async fn request(resolver: &dyn Resolver, url: &str, public_key: &str) -> Result<HttpRequest, PeerError> {
+    let malformed = |reason: &str| PeerError::Malformed(reason.to_owned());
+    if url.len() > URL_BYTES_MAX {
+        return Err(malformed("its address is too long"));
+    }
+    let mut url = Url::parse(url).map_err(|_| malformed("its address is none"))?;
+    if url.scheme() != "https" || !url.username().is_empty() || url.password().is_some() {
+        return Err(malformed("its address is not https"));
+    }
+    url.query_pairs_mut().append_pair("public_key", public_key);
+    let port = url.port().unwrap_or(443);
+    let (name, addresses) = match url.host() {
+        Some(Host::Domain(name)) => {
+            let found = resolver.addresses(name).await;
+            (name.to_owned(), found.map_err(|error| PeerError::Unreachable(error.to_string()))?)
+        }
+        Some(Host::Ipv4(address)) => (address.to_string(), vec![IpAddr::V4(address)]),
+        Some(Host::Ipv6(address)) => (format!("[{address}]"), vec![IpAddr::V6(address)]),
+        None => return Err(malformed("its address has no host")),
+    };
+    if addresses.is_empty() {
+        return Err(PeerError::Unreachable(format!("{name} has no address")));
+    }
+    let addresses = addresses.into_iter().take(ADDRESSES_MAX).map(|ip| SocketAddr::new(ip, port)).collect();
+    Ok(HttpRequest {
+        method: Method::GET,
+        host: url.port().map_or_else(|| name.clone(), |port| format!("{name}:{port}")),
+        target: HttpTarget { tls_name: name, addresses },
+        path: format!("{}?{}", url.path(), url.query().unwrap_or_default()),
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+        timeout_ms: TIMEOUT_MS,
+        answer_bytes_max: ANSWER_BYTES_MAX,
+    })
+}
