@@ -24,7 +24,7 @@ mod server;
 mod subject;
 mod world;
 
-pub use incoming::Incoming;
+pub use incoming::{Branch, Incoming};
 pub use rocks::RocksFolder;
 pub use server::{Server, reader};
 pub use subject::{Subject, Taken};

@@ -63,6 +63,11 @@ impl Subject {
         Self { criterion: criterion.configure_from_args(), name, results: Vec::new(), ratios: Vec::new(), is_test }
     }
 
+    /// Whether nothing is measured: each bench runs once, and what it needs may be small.
+    pub const fn is_test(&self) -> bool {
+        self.is_test
+    }
+
     /// Times one call.
     pub fn time<T>(&mut self, what: &str, mut routine: impl FnMut() -> T) {
         self.time_batches(what, 1, |times| {
