@@ -264,6 +264,23 @@ fn metrics_have_a_listener_of_their_own() {
 }
 
 #[test]
+fn without_certificate_authorities_it_says_what_to_install() {
+    let home = Home::new();
+    let none = home.folder.path().join("ca.crt");
+    fs::write(&none, "").unwrap();
+    let start = || {
+        let mut command = home.command(&[]);
+        command.env("SSL_CERT_FILE", &none).env_remove("SSL_CERT_DIR").stdout(Stdio::piped()).output().unwrap()
+    };
+    let output = start();
+    assert!(!output.status.success());
+    assert!(text(&output).contains("no certificate authority is known: install"), "{}", text(&output));
+    home.configure(&format!("outbound = {{ extra_ca_files = [{none:?}] }}\n"));
+    let output = start();
+    assert!(!output.status.success() && text(&output).contains(none.to_str().unwrap()), "{}", text(&output));
+}
+
+#[test]
 fn a_wrong_configuration_ends_at_once_with_its_line() {
     let home = Home::new();
     home.configure("registratoin = {}\n");
@@ -274,4 +291,41 @@ fn a_wrong_configuration_ends_at_once_with_its_line() {
     let missing = Path::new("/nonexistent/hearth.toml");
     let output = Command::new(env!("CARGO_BIN_EXE_hearth")).arg("--config").arg(missing).output().unwrap();
     assert!(!output.status.success());
+}
+
+#[test]
+fn a_rotated_key_counts_from_the_next_start_and_the_old_one_stays_known() {
+    let home = Home::new();
+    let keys = || -> (String, Vec<String>) {
+        let (status, body) = home.get("/_matrix/key/v2/server");
+        assert_eq!(status, 200, "{body}");
+        let answer: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let ids = |field: &str| answer[field].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert!(answer["signatures"]["example.org"][&ids("verify_keys")[0]].is_string());
+        (ids("verify_keys").remove(0), ids("old_verify_keys"))
+    };
+    let rotate = || {
+        let output = home.run(&["federation", "rotate-key"], "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let running = home.start();
+    let (first, old) = keys();
+    assert!(old.is_empty());
+    assert!(rotate().contains("from its next start on"));
+    assert_eq!(keys().0, first);
+    running.stop();
+    let running = home.start();
+    let (second, old) = keys();
+    assert_eq!(old, [first.clone()]);
+    running.stop();
+    assert!(rotate().contains("from now on"));
+    let running = home.start();
+    let (third, mut old) = keys();
+    old.sort_unstable();
+    let mut expected = [first.clone(), second.clone()];
+    expected.sort_unstable();
+    assert_eq!(old, expected);
+    assert!(third != second && third != first);
+    running.stop();
 }
