@@ -44,6 +44,8 @@ pub(crate) enum Request {
         /// Its name.
         server: String,
     },
+    /// A new signing key in place of the present one.
+    RotateKey,
     /// Copy everything.
     Backup {
         /// An absolute path that does not exist.

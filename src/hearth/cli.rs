@@ -83,6 +83,12 @@ pub(crate) enum FederationCommand {
         /// Its name: `example.org`.
         server: String,
     },
+    /// Make a new signing key, for when the old one may have been seen by others. What the old one signed stays valid. A
+    /// running server uses the new one from its next start on.
+    RotateKey {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
 }
 
 /// What to do with accounts.

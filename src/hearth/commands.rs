@@ -48,7 +48,7 @@ pub(crate) fn backup(config: &Config, folder: &Path) -> Result<(), Failure> {
 
 /// Opens the data of a server that is not running.
 fn offline(config: &Config, data: DataDir, request: Request) -> Result<admin::Answer, Failure> {
-    let settings = settings::server(config)?;
+    let mut settings = settings::server(config)?;
     data.create()?;
     data.check_name(&config.server_name)?;
     let key = Arc::new(data.load_signing_key(&SystemEntropy)?);
@@ -60,6 +60,8 @@ fn offline(config: &Config, data: DataDir, request: Request) -> Result<admin::An
         ),
         other => Failure::new(other),
     })?;
+    // Only now is it certain that no server runs.
+    run::add_old_keys(&mut settings, &data, &key)?;
     runtime()?.block_on(async {
         let store = Store::open(engine.clone(), StoreSettings { cache_bytes_max: budget.rows }).await;
         let store = store.map_err(Failure::new)?;
@@ -73,7 +75,8 @@ fn offline(config: &Config, data: DataDir, request: Request) -> Result<admin::An
             Some(_) | None => None,
         };
         let users = Users::new(store, clock, entropy, settings.users);
-        let operator = Operator { users, engine, data, server_name: settings.server_name, federation };
+        let server_name = settings.server_name;
+        let operator = Operator { users, engine, data, server_name, federation, is_running: false };
         Ok(operator.act(request).await)
     })
 }
@@ -100,9 +103,7 @@ pub(crate) fn restore(config: &Config, folder: &Path) -> Result<(), Failure> {
     backup.check_name(&config.server_name)?;
     data.create()?;
     let failed = |error: io::Error| Failure::new(format!("not restored: {error}"));
-    for (from, to) in backup.files().iter().zip(data.files()) {
-        admin::copy_file(from, &to).map_err(failed)?;
-    }
+    backup.copy_files(&data).map_err(failed)?;
     let unfinished = config.data_dir.join("db.restoring");
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).map_err(failed)?;

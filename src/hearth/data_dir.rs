@@ -1,4 +1,4 @@
-//! What lies in `data_dir`: the database, the signing key, the server's name, the socket for commands.
+//! What lies in `data_dir`: the database, the signing keys, the server's name, the socket for commands.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -46,9 +46,18 @@ impl DataDir {
         self.0.join("server_name")
     }
 
-    /// Files beside the database that belong into a backup.
-    pub(crate) fn files(&self) -> [PathBuf; 2] {
-        [self.signing_key(), self.server_name()]
+    /// Copies the files beside the database that belong into a backup, durably.
+    pub(crate) fn copy_files(&self, to: &Self) -> io::Result<()> {
+        let files = |data: &Self| [data.signing_key(), data.server_name(), data.old_signing_keys()];
+        for (from, to) in files(self).iter().zip(files(to)) {
+            // Most servers have had one key only.
+            if *from == self.old_signing_keys() && !from.exists() {
+                continue;
+            }
+            fs::copy(from, &to)?;
+            File::open(to)?.sync_all()?;
+        }
+        Ok(())
     }
 
     /// Makes the folder, for the server's own user only, unless it is there.
@@ -89,12 +98,19 @@ impl DataDir {
                 file.display()
             )));
         }
-        let mut seed = [0; 32];
-        entropy.fill(&mut seed);
-        let version = format!("a_{}", entropy.alphanumeric(KEY_VERSION_LENGTH));
-        write_new(&file, format!("ed25519 {version} {}\n", STANDARD_NO_PAD.encode(seed)).as_bytes())?;
-        Ok(SigningKey::from_seed(&seed, &version))
+        let (key, text) = new_signing_key(entropy);
+        write_new(&file, text.as_bytes())?;
+        Ok(key)
     }
+}
+
+/// A signing key, and the text of its file.
+pub(crate) fn new_signing_key(entropy: &(dyn Entropy + 'static)) -> (SigningKey, String) {
+    let mut seed = [0; 32];
+    entropy.fill(&mut seed);
+    let version = format!("a_{}", entropy.alphanumeric(KEY_VERSION_LENGTH));
+    let text = format!("ed25519 {version} {}\n", STANDARD_NO_PAD.encode(seed));
+    (SigningKey::from_seed(&seed, &version), text)
 }
 
 /// `ed25519 VERSION SEED`, the seed as unpadded base64.
@@ -107,7 +123,7 @@ fn parse_key(text: &str) -> Option<SigningKey> {
     (algorithm == "ed25519" && named && parts.next().is_none()).then(|| SigningKey::from_seed(&seed, version))
 }
 
-fn read(file: &Path) -> Result<Option<String>, Failure> {
+pub(crate) fn read(file: &Path) -> Result<Option<String>, Failure> {
     match fs::read_to_string(file) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

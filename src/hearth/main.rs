@@ -14,6 +14,7 @@ mod memory;
 mod monitor;
 mod run;
 mod settings;
+mod signing_keys;
 mod tls;
 
 use std::process::ExitCode;
@@ -41,6 +42,9 @@ fn main() -> ExitCode {
         Command::User { command } => user(command),
         Command::Federation { command: FederationCommand::Check { config, server } } => {
             load(&config).and_then(|config| commands::act(&config, admin::Request::FederationCheck { server }))
+        }
+        Command::Federation { command: FederationCommand::RotateKey { config } } => {
+            load(&config).and_then(|config| commands::act(&config, admin::Request::RotateKey))
         }
         Command::Fsck { config } => load(&config).and_then(|config| commands::fsck(&config)),
         Command::Backup { config, folder } => load(&config).and_then(|config| commands::backup(&config, &folder)),

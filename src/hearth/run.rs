@@ -7,9 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hearth_core::SigningKey;
 use hearth_net::{DnsResolver, HttpsClient};
-use hearth_ports::{HttpClient, NoNetwork, Resolver, SystemClock, SystemEntropy};
-use hearth_server::{Ports, Server};
+use hearth_ports::{Clock as _, HttpClient, NoNetwork, Resolver, SystemClock, SystemEntropy};
+use hearth_server::{Ports, Server, ServerSettings};
 use hearth_store_rocksdb::{Options, RocksEngine};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -114,7 +115,7 @@ async fn write_out(engine: Arc<RocksEngine>, until: Instant) {
 
 /// Opens what is stored and assembles the server.
 async fn start(config: &Config, file: Option<&Path>) -> Result<(Server, Arc<RocksEngine>), Failure> {
-    let settings = settings::server(config)?;
+    let mut settings = settings::server(config)?;
     let data = DataDir::new(&config.data_dir);
     data.create()?;
     data.check_name(&config.server_name)?;
@@ -125,6 +126,7 @@ async fn start(config: &Config, file: Option<&Path>) -> Result<(Server, Arc<Rock
         process::exit(1);
     });
     let engine = RocksEngine::open(data.database(), options).map_err(Failure::new)?;
+    add_old_keys(&mut settings, &data, &signing_key)?;
     let (http, resolver) = network(config).await?;
     let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
     let ports = Ports { engine: engine.clone(), clock, entropy, http, resolver };
@@ -138,10 +140,22 @@ async fn start(config: &Config, file: Option<&Path>) -> Result<(Server, Arc<Rock
     }
     if config.admin.socket {
         let federation = server.federation().cloned();
-        let operator = Operator { users, engine: Arc::clone(&engine), data: data.clone(), server_name, federation };
-        admin::listen(&data.socket(), Arc::new(operator));
+        let (socket, engine) = (data.socket(), Arc::clone(&engine));
+        let operator = Operator { users, engine, data, server_name, federation, is_running: true };
+        admin::listen(&socket, Arc::new(operator));
     }
     Ok((server, engine))
+}
+
+/// Adds the keys that rotations left to those of the configuration. The database must be open: no other server runs.
+pub(crate) fn add_old_keys(settings: &mut ServerSettings, data: &DataDir, present: &SigningKey) -> Result<(), Failure> {
+    let old = data.load_old_keys(present, SystemClock.now_ms())?;
+    if let Some(federation) = &mut settings.federation {
+        let new = old.into_iter().filter(|old| !federation.old_keys.iter().any(|known| known.id == old.id));
+        let new: Vec<_> = new.collect();
+        federation.old_keys.extend(new);
+    }
+    Ok(())
 }
 
 /// The way to other machines, if there is any.

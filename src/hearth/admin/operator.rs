@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use hearth_ports::{Clock as _, SystemClock, SystemEntropy};
 use hearth_server::Federation;
 use hearth_store_rocksdb::RocksEngine;
 use hearth_users::{Account, AccountError, AccountKind, CreateError, Localpart, Users};
@@ -31,6 +32,8 @@ pub(crate) struct Operator {
     pub(crate) server_name: OwnedServerName,
     /// The way to other servers; `None`: we talk to nobody.
     pub(crate) federation: Option<Arc<Federation>>,
+    /// The server runs, and signs with the key that it began with.
+    pub(crate) is_running: bool,
 }
 
 impl Operator {
@@ -41,6 +44,7 @@ impl Operator {
             Request::ResetPassword { name, password } => self.reset_password(&name, &password).await,
             Request::ListUsers => self.list_users().await,
             Request::FederationCheck { server } => self.check(&server).await,
+            Request::RotateKey => self.rotate_key(),
             Request::Backup { folder } => self.backup(&folder).await,
         }
     }
@@ -86,6 +90,15 @@ impl Operator {
         Ok(federation.check(&server).await.trim_end().to_owned())
     }
 
+    /// A new signing key; the old one stays known.
+    fn rotate_key(&self) -> Answer {
+        let stopped_ms = (!self.is_running).then(|| SystemClock.now_ms());
+        let rotated = self.data.rotate_signing_key(&SystemEntropy, stopped_ms);
+        let (old, new) = rotated.map_err(|error| error.to_string())?;
+        let when = if self.is_running { "from its next start on, so restart it soon" } else { "from now on" };
+        Ok(format!("the server signs with {new} {when}; what {old} signed before stays valid"))
+    }
+
     /// The database, and beside it what the folder needs to be a server's again.
     async fn backup(&self, folder: &Path) -> Answer {
         let (engine, data, folder) = (Arc::clone(&self.engine), self.data.clone(), folder.to_owned());
@@ -94,9 +107,7 @@ impl Operator {
             DirBuilder::new().mode(0o700).create(&folder).map_err(|error| failed(&error))?;
             let copy = DataDir::new(&folder);
             engine.checkpoint(copy.database()).map_err(|error| failed(&error))?;
-            for (from, to) in data.files().iter().zip(copy.files()) {
-                copy_file(from, &to).map_err(|error| failed(&error))?;
-            }
+            data.copy_files(&copy).map_err(|error| failed(&error))?;
             File::open(&folder).and_then(|folder| folder.sync_all()).map_err(|error| failed(&error))?;
             Ok(format!("copied to {}", folder.display()))
         });

@@ -317,7 +317,7 @@ fn a_rotated_key_counts_from_the_next_start_and_the_old_one_stays_known() {
     running.stop();
     let running = home.start();
     let (second, old) = keys();
-    assert_eq!(old, [first.clone()]);
+    assert_eq!(old, std::slice::from_ref(&first));
     running.stop();
     assert!(rotate().contains("from now on"));
     let running = home.start();
