@@ -18,7 +18,7 @@ use hearth_store::{
 use quick_cache::sync::Cache;
 use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName};
 
-use super::order::in_order;
+use super::{order::in_order, partial::PATIENCE};
 use crate::{
     ReceiveError, SendError,
     receive::{Arriving, Place},
@@ -92,8 +92,8 @@ impl Rooms {
         if store.joined_from(room, &self.writer.server_name).await? == 0 {
             return Ok(0);
         }
-        if self.is_partial(room).await? {
-            // The states of the past rest on members that are only now coming.
+        // The states of the past rest on members that may be only now coming; the reader would take a 0 for the beginning.
+        if !self.wait_whole(room, PATIENCE).await? {
             return Ok(0);
         }
         let lock = self.joins.fills.of(room_id);

@@ -176,12 +176,15 @@ async fn what_needs_the_members_waits() {
     let via = [&a];
     let joining = b.join(&room_id, "bert", &via);
     let kicking = b.act(&room_id, "bob", Kick, &user, &[]);
+    let gaps = b.world.store.gaps(b.world.number(&room_id).await, .., 1, true).await.unwrap();
+    let reading_back = b.world.rooms.backfill(&room_id, gaps[0].0);
     let later = async {
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(b.is_partial(&room_id).await);
         a.net.mute.lock().clear();
     };
-    let (joined, kicked, ()) = tokio::join!(joining, kicking, later);
+    let (joined, kicked, filled, ()) = tokio::join!(joining, kicking, reading_back, later);
+    assert!(filled.unwrap() > 0, "not told that history begins here");
     assert!(joined.is_err(), "{joined:?}");
     let kicked = kicked.unwrap();
     b.completes().await;
