@@ -17,7 +17,7 @@ async fn gap(town: &Town, room_id: &OwnedRoomId) -> Option<Order> {
 /// The ids of the timeline, oldest first.
 async fn timeline(town: &Town, room_id: &OwnedRoomId) -> Vec<OwnedEventId> {
     let (store, room) = (&town.world.store, town.world.number(room_id).await);
-    let rows = store.timeline(room, .., 10_000, false).await.unwrap();
+    let rows = store.timeline(room, .., 20_000, false).await.unwrap();
     let numbers: Vec<EventNumber> = rows.iter().filter_map(|(_, row)| row.event).collect();
     let events = store.events(room, &numbers).await.unwrap();
     events.into_iter().map(|stored| stored.unwrap().event.event_id().to_owned()).collect()
@@ -185,4 +185,59 @@ async fn an_event_in_the_middle_of_a_gap_is_fetched_and_the_rest_fills_up_around
     assert_eq!(gap(&b, &room_id).await, None);
     assert_eq!(timeline(&b, &room_id).await, timeline(&a, &room_id).await);
     assert!(rounds <= 4, "{rounds}");
+}
+
+/// Messages of alice, many at a time.
+async fn chatter(town: &Town, room_id: &OwnedRoomId, count: usize) {
+    const AT_ONCE: usize = 100;
+    for first in (0..count).step_by(AT_ONCE) {
+        let texts: Vec<String> = (first..count.min(first + AT_ONCE)).map(|nth| format!("message {nth}")).collect();
+        let said = texts.iter().map(|text| town.say(room_id, "alice", text));
+        futures_util::future::try_join_all(said).await.unwrap();
+    }
+}
+
+/// A server was away for ten thousand events of a room, and is then told the newest: it stands where the others do, and the
+/// rest is there for who reads back.
+#[tokio::test]
+async fn ten_thousand_missed_events_are_had_in_the_end() {
+    const HALF: usize = 5_000;
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    while fill(&b, &room_id).await > 0 {}
+    a.join(&room_id, "anna", &[]).await.unwrap();
+    chatter(&a, &room_id, HALF).await;
+    // What happens while b is away changes the state, and in part changes it back. Where branches meet, time decides.
+    a.world.clock.advance_ms(1);
+    a.set(&room_id, "alice", "m.room.topic", json!({ "topic": "in the dark" })).await;
+    a.own(&room_id, "anna", MemberAction::Leave, &[]).await.unwrap();
+    a.join(&room_id, "arne", &[]).await.unwrap();
+    a.act(&room_id, "alice", MemberAction::Ban, &a.user("arne"), &[]).await.unwrap();
+    chatter(&a, &room_id, HALF).await;
+    let last = a.say(&room_id, "alice", "are you there?").await.unwrap();
+    let newest = a.event(&room_id, &last).await.json().clone();
+    for received in b.world.rooms.receive(&a.name, &room_id, vec![newest]).await {
+        received.result.unwrap();
+    }
+    assert_eq!(b.state_ids(&room_id).await, a.state_ids(&room_id).await);
+    assert!(gap(&b, &room_id).await.is_some());
+    let mut asked = 0;
+    while fill(&b, &room_id).await > 0 {
+        asked += 1;
+    }
+    assert_eq!(gap(&b, &room_id).await, None, "asked {asked} times");
+    let (here, there) = (timeline(&b, &room_id).await, timeline(&a, &room_id).await);
+    assert!(there.len() > 2 * HALF);
+    assert_eq!(here, there, "the same events in the same order");
+    assert_eq!(b.state_ids(&room_id).await, a.state_ids(&room_id).await);
+    b.world.check().await;
+    // And both go on from there.
+    let said = b.say(&room_id, "bob", "yes").await.unwrap();
+    let said = b.event(&room_id, &said).await.json().clone();
+    for received in a.world.rooms.receive(&b.name, &room_id, vec![said]).await {
+        received.result.unwrap();
+    }
+    assert_eq!(b.state_ids(&room_id).await, a.state_ids(&room_id).await);
+    assert_eq!(a.world.head(&room_id).await.extremities.len(), 1);
 }

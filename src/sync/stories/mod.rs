@@ -3,6 +3,7 @@
 mod ledger;
 mod members;
 mod outside;
+mod partial;
 mod reads;
 mod sections;
 mod state;

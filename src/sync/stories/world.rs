@@ -96,7 +96,7 @@ pub(super) fn following(before: &Value, filter: Value) -> SyncQuery {
 }
 
 pub(super) struct Room {
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     pub(super) number: RoomNumber,
     pub(super) id: OwnedRoomId,
 }
