@@ -20,11 +20,11 @@ use hearth_rooms::RoomsSettings;
 use hearth_server::{Apis, FederationSettings, Ports, Server, ServerSettings};
 use hearth_store::StoreSettings;
 use hearth_sync::SyncSettings;
-use hearth_users::UserSettings;
+use hearth_users::{AccountKind, Localpart, NewAccount, SessionWish, UserSettings};
 use http::Request;
 use http_body_util::BodyExt as _;
 use ruma::ServerName;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 /// Requests go to the router of the host that they name; every host is at its own address.
@@ -152,4 +152,61 @@ async fn a_listener_serves_what_it_is_for() {
     let alone = network.start("b.example", 2, false).await;
     assert_eq!(status(&alone.router(), federation).await, 404);
     assert!(alone.federation().is_none());
+}
+
+/// Logs a new user in, on a device of this name.
+async fn log_in(server: &Server, name: &str, device_id: &str) -> String {
+    let users = server.users();
+    let localpart = Localpart::parse(name, &users.settings().server_name).unwrap();
+    let new = NewAccount { localpart, password: None, kind: AccountKind::Full, admin: false };
+    let user_id = users.create(&new).await.unwrap();
+    let wish = SessionWish { device_id: Some(device_id.into()), ..SessionWish::default() };
+    users.open_session(&user_id, None, &wish).await.unwrap().access_token
+}
+
+/// A client's request that must succeed.
+async fn ask(server: &Server, method: &str, path: &str, token: &str, body: Value) -> Value {
+    let request = Request::builder().method(method).uri(format!("/_matrix/client/v3/{path}"));
+    let body = if method == "GET" { Body::empty() } else { Body::from(body.to_string()) };
+    let request = request.header("authorization", format!("Bearer {token}")).body(body).unwrap();
+    let answer = server.router().oneshot(request).await.unwrap();
+    let status = answer.status();
+    let body: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    assert_eq!(status, 200, "{path}: {body}");
+    body
+}
+
+#[tokio::test]
+async fn keys_are_found_and_claimed_across_servers() {
+    let network = Arc::new(Network::default());
+    let (a, b) = (network.start("a.example", 1, true).await, network.start("b.example", 2, true).await);
+    let (alice, bob) = (log_in(&a, "alice", "A").await, log_in(&b, "bob", "B").await);
+    let me = "@alice:a.example";
+    let keys = json!({ "user_id": me, "device_id": "A", "algorithms": [], "keys": {}, "signatures": {} });
+    let upload = json!({
+        "device_keys": keys, "one_time_keys": { "c:1": "once" }, "fallback_keys": { "c:f": { "key": "often" } },
+    });
+    let counts = ask(&a, "POST", "keys/upload", &alice, upload).await;
+    assert_eq!(counts, json!({ "one_time_key_counts": { "c": 1 } }));
+    let left = async || {
+        let sync = ask(&a, "GET", "sync", &alice, Value::Null).await;
+        (sync["device_one_time_keys_count"].clone(), sync["device_unused_fallback_key_types"].clone())
+    };
+    assert_eq!(left().await, (json!({ "c": 1 }), json!(["c"])));
+
+    let wanted = json!({ "device_keys": { me: [], "@x:nowhere.example": [] } });
+    let query = ask(&b, "POST", "keys/query", &bob, wanted).await;
+    let mut expected = keys;
+    expected["unsigned"] = json!({});
+    assert_eq!(query["device_keys"], json!({ me: { "A": expected } }));
+    assert_eq!(query["failures"].as_object().unwrap().keys().collect::<Vec<_>>(), ["nowhere.example"]);
+    let claim = async || {
+        let wanted = json!({ "one_time_keys": { me: { "A": "c" } } });
+        ask(&b, "POST", "keys/claim", &bob, wanted).await["one_time_keys"][me]["A"].clone()
+    };
+    assert_eq!(claim().await, json!({ "c:1": "once" }));
+    assert_eq!(left().await, (Value::Null, json!(["c"])));
+    assert_eq!(claim().await, json!({ "c:f": { "key": "often" } }));
+    assert_eq!(claim().await, json!({ "c:f": { "key": "often" } }));
+    assert_eq!(left().await, (Value::Null, json!([])));
 }
