@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hearth_edge::{Call, Error, Reply, Route};
 use hearth_ports::Handshake;
 use http::Method;
-use ruma::{OwnedEventId, OwnedRoomId};
+use ruma::OwnedRoomId;
 
 use super::{
     Inbound,
@@ -39,7 +39,7 @@ async fn send_leave_v1(state: Arc<Inbound>, call: Call) -> Result<Reply, Error> 
 
 async fn leave(state: &Inbound, call: &Call) -> Result<(), Error> {
     let room_id: OwnedRoomId = call.path("room_id")?;
-    let event_id: OwnedEventId = call.path("event_id")?;
-    let accepted = state.rooms.accept_leave(call.origin(), &room_id, &event_id, call.body().clone());
+    let event_id = call.path_str("event_id");
+    let accepted = state.rooms.accept_leave(call.origin(), &room_id, event_id, call.body().clone());
     accepted.await.map_err(handshake_error)
 }

@@ -160,6 +160,8 @@ pub struct Catchup {
 struct Wanted {
     event: SignedEvent,
     arrived: usize,
+    /// It was asked for, as one before those that were sent.
+    is_asked_for: bool,
     state: State,
 }
 
@@ -190,6 +192,10 @@ impl Catchup {
 
     /// Adds events to be placed; all must be of one room. Those above the bound are given up.
     pub fn add(&mut self, events: impl IntoIterator<Item = SignedEvent>) {
+        self.want(events, false);
+    }
+
+    fn want(&mut self, events: impl IntoIterator<Item = SignedEvent>, is_asked_for: bool) {
         for event in events {
             let id = event.event().event_id();
             if self.wanted.contains_key(id) || self.failed.contains_key(id) {
@@ -206,7 +212,7 @@ impl Catchup {
             // What was fetched for others to rest on gets a place of its own.
             self.rest.remove(&id);
             let arrived = self.arrive();
-            self.wanted.insert(id, Wanted { event, arrived, state: State::NotAsked });
+            self.wanted.insert(id, Wanted { event, arrived, is_asked_for, state: State::NotAsked });
         }
     }
 
@@ -225,7 +231,8 @@ impl Catchup {
     /// The answer to [`Step::FetchMissing`], perhaps none.
     pub fn missing(&mut self, events: Vec<SignedEvent>) {
         let known = self.wanted.len();
-        self.add(events);
+        // The room's first event is never missing; where it is not placed, its place is before our part of history.
+        self.want(events.into_iter().filter(|event| !event.event().prev_events().is_empty()), true);
         if self.wanted.len() == known {
             // Who has nothing more to say is not asked again.
             self.rounds = ROUNDS_MAX;
@@ -575,11 +582,13 @@ impl Catchup {
         Some(Step::FetchState(id))
     }
 
-    /// Who was not told the state before an event may be told that before those just before it.
+    /// Who was not told the state before an event may be told that before those just before it. Not for what was sent: a
+    /// server that gives neither what comes before that nor the state there has nothing to go by.
     fn fetch_prevs(&mut self) -> Option<Step> {
         let lacks = |id: &OwnedEventId| {
             let wanted = &self.wanted[id];
-            matches!(wanted.state, State::Refused) && self.lacks_prevs(wanted) && !self.lacks_auths(&wanted.event)
+            let is_open = matches!(wanted.state, State::Refused) && wanted.is_asked_for;
+            is_open && self.lacks_prevs(wanted) && !self.lacks_auths(&wanted.event)
         };
         let at = self.by_arrival().into_iter().find(lacks)?;
         let prevs: Vec<OwnedEventId> = self.missing_prevs(&self.wanted[&at]).cloned().collect();

@@ -23,7 +23,7 @@ impl Rooms {
         event: EventBytes,
         omit_members: bool,
     ) -> Result<JoinAnswer, HandshakeError> {
-        let (room, stored) = self.accept_member(origin, Handshake::Join, room_id, event_id, event).await?;
+        let (room, stored) = self.accept_member(origin, Handshake::Join, room_id, event_id.as_str(), event).await?;
         self.join_answer(origin, room, &stored, omit_members).await
     }
 
@@ -32,10 +32,10 @@ impl Rooms {
         &self,
         origin: &ServerName,
         room_id: &RoomId,
-        event_id: &EventId,
+        event_id: impl AsRef<str>,
         event: EventBytes,
     ) -> Result<(), HandshakeError> {
-        self.accept_member(origin, Handshake::Leave, room_id, event_id, event).await.map(drop)
+        self.accept_member(origin, Handshake::Leave, room_id, event_id.as_ref(), event).await.map(drop)
     }
 
     /// Takes the knock of another server's user. The answer is what they may know of the room: full events, the create
@@ -47,7 +47,7 @@ impl Rooms {
         event_id: &EventId,
         event: EventBytes,
     ) -> Result<Vec<EventBytes>, HandshakeError> {
-        let (room, _) = self.accept_member(origin, Handshake::Knock, room_id, event_id, event).await?;
+        let (room, _) = self.accept_member(origin, Handshake::Knock, room_id, event_id.as_str(), event).await?;
         self.preview(room, None).await
     }
 
@@ -57,15 +57,16 @@ impl Rooms {
         origin: &ServerName,
         handshake: Handshake,
         room_id: &RoomId,
-        event_id: &EventId,
+        event_id: &str,
         bytes: EventBytes,
     ) -> Result<(RoomNumber, Arc<StoredEvent>), HandshakeError> {
         let (room, head) = self.room_for_handshake(origin, room_id).await?;
         let version = RoomVersion::parse(&head.create.version).ok_or(HandshakeError::UnknownRoom)?;
         let raw = RawEvent::parse(version, &bytes)?;
-        if raw.event_id() != event_id {
+        if raw.event_id().as_str() != event_id {
             return Err(HandshakeError::malformed("the event has another id than the path says"));
         }
+        let event_id = &raw.event_id().to_owned();
         check_member(raw.unchecked(), room_id, membership_name(handshake), origin)?;
         if let Some(stored) = self.standing(room, event_id).await? {
             return Ok((room, stored));

@@ -67,13 +67,16 @@ impl Rooms {
         Ok(self.event_bytes(room, &chain).await?)
     }
 
-    /// The state before an event; one whose state is not known counts as not there.
+    /// The state before an event. One whose state is not known counts as not there, and so does one that was rejected: it
+    /// is no part of the room, and nobody should build on what this server says of it.
     async fn state_before(&self, room: RoomNumber, at: &EventId) -> Result<StateNumbers, ServeError> {
         let stored = self.writer.store.event_by_id(room, at).await?.ok_or(ServeError::NotFound)?;
         let version = stored.header.state_before;
         // Half a state would be a wrong one.
         let is_whole = !self.is_partial(room).await?;
-        if !is_whole || version == StateVersion::UNKNOWN || stored.header.flags.has(EventFlags::OUTLIER) {
+        let flags = stored.header.flags;
+        let is_apart = flags.has(EventFlags::OUTLIER) || flags.has(EventFlags::REJECTED);
+        if !is_whole || version == StateVersion::UNKNOWN || is_apart {
             return Err(ServeError::NotFound);
         }
         Ok(self.state_numbers(room, version).await?)

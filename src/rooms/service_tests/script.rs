@@ -26,6 +26,8 @@ pub(crate) struct Script {
     room: Mutex<Option<Elsewhere>>,
     /// What it does not give away.
     pub(crate) hidden: Mutex<HashSet<OwnedEventId>>,
+    /// It gives these away only when asked for them by their ids.
+    pub(crate) unlisted: Mutex<HashSet<OwnedEventId>>,
     /// It does not tell the state before these.
     pub(crate) untold: Mutex<HashSet<OwnedEventId>>,
     /// It takes requests and never answers.
@@ -85,6 +87,9 @@ impl Peers for Script {
                 }
             }
         }
+        let unlisted = self.unlisted.lock();
+        found.retain(|id| !unlisted.contains(id));
+        drop(unlisted);
         found.reverse();
         let events = self.json(&found);
         self.answer("missing_events", Some(events))
