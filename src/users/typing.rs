@@ -107,12 +107,11 @@ impl Users {
         }
     }
 
-    /// Who types in a room, if that changed after `serial`. A reader who has seen no serial yet asks with 0 and is told of
-    /// rooms only in which somebody types.
+    /// Who types in a room, if that changed after `serial`; perhaps nobody any longer. A reader who has seen no serial yet
+    /// asks with 0.
     pub fn typing_since(&self, room: RoomNumber, serial: u64) -> Option<Typing> {
         let rooms = self.typing.rooms.lock();
-        let entry =
-            rooms.get(&room).filter(|entry| entry.serial > serial && (serial > 0 || !entry.users.is_empty()))?;
+        let entry = rooms.get(&room).filter(|entry| entry.serial > serial)?;
         Some(Typing { serial: entry.serial, users: entry.users.keys().cloned().collect() })
     }
 

@@ -1,9 +1,10 @@
-//! `GET /events`, as far as old test tools need it: to learn where the present is.
+//! `GET /events`, as far as old test tools need it: to learn where the present is, and to be seen.
 //! [Specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3events), deprecated.
 
 use std::sync::Arc;
 
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
+use hearth_users::PresenceState;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -26,6 +27,7 @@ async fn events(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
     if query.from.is_some() || query.timeout != Some(0) {
         return Err(Error::unrecognized());
     }
+    let _online = state.users.syncing(call.requester().user_id(), PresenceState::Online).await?;
     let now = state.syncs.now_token();
     Ok(Reply::json(&json!({ "chunk": [], "start": now, "end": now })))
 }
