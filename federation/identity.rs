@@ -79,3 +79,37 @@ async fn request(resolver: &dyn Resolver, url: &str, public_key: &str) -> Result
         answer_bytes_max: ANSWER_BYTES_MAX,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{Net, answer};
+
+    async fn ask(net: &Net, url: &str) -> Result<bool, PeerError> {
+        key_is_valid(net, net, url, "a+b/c").await
+    }
+
+    #[tokio::test]
+    async fn keys_are_asked_for_at_their_address_only() {
+        let net = Net::new();
+        net.name("id.test", &["192.0.2.7"]);
+        net.json("id.test:8090", "/isvalid", &json!({ "valid": true }));
+        net.json("id.test", "/revoked", &json!({ "valid": false }));
+        net.respond("id.test", "/moved", |_| Ok(answer(302, &[("location", "https://inside.test/")], "")));
+        net.json("id.test", "/nonsense", &json!({ "valid": "yes" }));
+        assert_eq!(ask(&net, "https://id.test:8090/isvalid?version=2").await, Ok(true));
+        assert_eq!(net.asked_urls(), ["id.test:8090/isvalid?version=2&public_key=a%2Bb%2Fc"]);
+        assert_eq!(ask(&net, "https://id.test/revoked").await, Ok(false));
+        assert!(matches!(ask(&net, "https://id.test/moved").await, Err(PeerError::Unreachable(_))));
+        assert!(matches!(ask(&net, "https://id.test/nonsense").await, Err(PeerError::Malformed(_))));
+        assert!(matches!(ask(&net, "https://none.test/isvalid").await, Err(PeerError::Unreachable(_))));
+        net.asked();
+        let long = format!("https://id.test/{}", "x".repeat(3_000));
+        for url in ["http://id.test/isvalid", "https://me:secret@id.test/isvalid", "id.test", "", &long] {
+            assert!(matches!(ask(&net, url).await, Err(PeerError::Malformed(_))), "{url}");
+        }
+        assert!(net.asked().is_empty());
+    }
+}

@@ -8,6 +8,7 @@ mod peers;
 mod queries;
 mod reading;
 mod sending;
+mod third_party;
 
 use std::sync::Arc;
 
