@@ -82,7 +82,12 @@ impl Rooms {
     /// Takes events of one room out of a transaction: checks them, fetches what they rest on, puts them into the room.
     /// One result each, in order; one bad event spoils only itself. Dropping the future loses nothing that was taken.
     pub async fn receive(&self, origin: &ServerName, room_id: &RoomId, events: Vec<EventBytes>) -> Vec<Received> {
-        let (room, version) = match self.place_for(room_id).await {
+        let place = match self.place_for(room_id).await {
+            // Who took our join sends what happens next, maybe before we have the answer: it is not said again.
+            Err(ReceiveError::NotInRoom) if self.wait_for_join(room_id).await => self.place_for(room_id).await,
+            place => place,
+        };
+        let (room, version) = match place {
             Ok(place) => place,
             Err(ReceiveError::NotInRoom) => return self.receive_outside(origin, room_id, events).await,
             Err(error) => return refuse_all(events.len(), &error),
@@ -152,7 +157,8 @@ impl Rooms {
         let store = &self.writer.store;
         let room = store.room_number(room_id).await?.ok_or(ReceiveError::NotInRoom)?;
         let identity = store.room_identity(room).await?.ok_or(ReceiveError::NotInRoom)?;
-        if store.joined_from(room, &self.writer.server_name).await? == 0 {
+        let is_loading = store.head(room).await?.is_none_or(|head| head.loading);
+        if is_loading || store.joined_from(room, &self.writer.server_name).await? == 0 {
             return Err(ReceiveError::NotInRoom);
         }
         Ok((room, identity.version))

@@ -108,8 +108,21 @@ fn difference(room: &str, version: u8, one: &(String, State), other: &(String, S
 /// An event as the log of a store tells it.
 struct Told {
     event: Option<String>,
+    /// What it is, and by whom.
+    what: String,
     /// A member's new membership: user number.
     member: Option<(u64, Membership)>,
+}
+
+impl Told {
+    /// A line for somebody who looks for what went wrong.
+    fn describe(&self, user: u64, seen: &[String]) -> String {
+        let member = self
+            .member
+            .map(|(member, membership)| format!(" {}{membership:?}", if member == user { "own: " } else { "" }));
+        let times = seen.iter().filter(|seen| Some(*seen) == self.event.as_ref()).count();
+        format!("  {times} x {:?} {}{}", self.event, self.what, member.unwrap_or_default())
+    }
 }
 
 /// The events of each room in the log's order.
@@ -120,14 +133,16 @@ async fn read_log(store: &Store) -> BTreeMap<RoomNumber, Vec<Told>> {
         let page = store.read_log(&after, LOG_PAGE).await.unwrap();
         for (_, _, entry) in page.entries {
             let LogEntry::Event(note) = entry else { continue };
-            let event = match note.event {
-                Some(number) => {
-                    Some(store.event(note.room, number).await.unwrap().unwrap().event.event_id().to_string())
-                }
+            let stored = match note.event {
+                Some(number) => store.event(note.room, number).await.unwrap(),
                 None => None,
             };
+            let event = stored.as_ref().map(|stored| stored.event.event_id().to_string());
+            let what = stored.map_or("state changes".to_owned(), |stored| {
+                format!("{} of {}, depth {}", stored.event.kind(), stored.event.sender(), stored.event.depth())
+            });
             let member = note.member.map(|member| (member.user.0, member.membership));
-            rooms.entry(note.room).or_default().push(Told { event, member });
+            rooms.entry(note.room).or_default().push(Told { event, what, member });
         }
         if page.next == after {
             return rooms;
@@ -148,7 +163,10 @@ async fn check_seen(world: &World, person: &Person, store: &Store, log: &BTreeMa
         let told = log.get(&number).map(Vec::as_slice).unwrap_or_default();
         let seen = seen.get(&room.id).map(Vec::as_slice).unwrap_or_default();
         if let Err(problem) = compare(user, told, seen) {
-            world.trace.fault(format!("{} in {}: {problem}", person.id, room.id));
+            let list = told.iter().map(|told| told.describe(user, seen)).collect::<Vec<_>>().join("\n");
+            world
+                .trace
+                .fault(format!("{} in {}: {problem}; the log of {}:\n{list}", person.id, room.id, person.node.index));
         }
     }
 }

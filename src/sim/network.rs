@@ -141,6 +141,7 @@ impl Network {
         let Some(to) = to else { return Err(HttpError::Unreachable("nobody is there".to_owned())) };
         let (number, short) = (fate.number, shorten(&request.path));
         note!(self.trace, "#{number} {from}>{} {} {short} {}", to.node, request.method, request.body.len());
+        self.trace.detail(format_args!("#{number} asks {}", String::from_utf8_lossy(&request.body)));
         sleep(Duration::from_millis(fate.there_ms)).await;
         if fate.lost_there || self.is_cut(from, to.node) {
             note!(self.trace, "#{number} lost");
@@ -167,6 +168,7 @@ impl Network {
             return fate.broken().await;
         }
         note!(self.trace, "#{number} {} {}", answer.status.as_u16(), tell(&answer));
+        self.trace.detail(format_args!("#{number} says {}", String::from_utf8_lossy(&answer.body)));
         Ok(answer)
     }
 

@@ -39,6 +39,13 @@ impl Trace {
         self.0.lines.lock().push(line);
     }
 
+    /// Details, shown where somebody looks.
+    pub(crate) fn detail(&self, what: fmt::Arguments<'_>) {
+        if self.0.is_loud {
+            eprintln!("      {what}");
+        }
+    }
+
     /// Something happened that must not.
     pub(crate) fn fault(&self, what: String) {
         self.note(format_args!("FAULT {what}"));

@@ -193,10 +193,22 @@ impl Source<'_> {
         let head = self.writer.store.head(self.room).await.map_err(ours)?;
         let extremities = head.into_iter().flat_map(|head| head.extremities);
         let earliest = extremities.filter_map(|extremity| extremity.event_id.try_into().ok()).collect();
-        let wanted = MissingEvents { earliest, latest, limit, min_depth: 0 };
+        let min_depth = self.first_depth().await.map_err(ours)?;
+        let wanted = MissingEvents { earliest, latest, limit, min_depth };
         let mut events = self.writer.peers.missing_events(self.origin, self.room_id, wanted).await?;
         events.truncate(limit);
         self.checked(events, None).await.map_err(|error| PeerError::Unreachable(error.to_string()))
+    }
+
+    /// The depth of the event before which the room's history is not here. What came before it is not news: it is fetched
+    /// when somebody reads it.
+    async fn first_depth(&self) -> Result<u64, LoadError> {
+        let (store, room) = (&self.writer.store, self.room);
+        let gaps = store.gaps(room, .., 1, false).await?;
+        let Some((order, _)) = gaps.first() else { return Ok(0) };
+        let rows = store.timeline(room, *order..=*order, 1, false).await?;
+        let Some(number) = rows.first().and_then(|(_, row)| row.event) else { return Ok(0) };
+        Ok(store.event(room, number).await?.map_or(0, |stored| stored.event.depth()))
     }
 
     /// Events, and the state before each.

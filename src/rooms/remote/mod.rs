@@ -21,6 +21,7 @@ mod template;
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use hearth_core::{Draft, Event, RoomVersion, build};
@@ -47,6 +48,9 @@ const JOINS_AT_ONCE: usize = 4;
 
 /// The part of an event id that we choose in room versions 1 and 2.
 const OPAQUE_ID_CHARACTERS: usize = 18;
+
+/// How long events of a room wait for a join of ours that is under way. Senders give a transaction up after a minute.
+const JOIN_WAITED_FOR: Duration = Duration::from_secs(30);
 
 /// What is kept in memory of rooms of which others know more.
 pub(crate) struct Joins {
@@ -88,6 +92,19 @@ impl RoomLocks {
         let lock = Arc::default();
         rooms.insert(room_id.to_owned(), Arc::downgrade(&lock));
         lock
+    }
+
+    /// The lock of a room that somebody is busy with.
+    fn busy(&self, room_id: &RoomId) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        self.0.lock().get(room_id).and_then(Weak::upgrade)
+    }
+}
+
+impl Rooms {
+    /// Waits for a user of ours who is coming into a room. `false`: nobody is, or it takes too long.
+    pub(crate) async fn wait_for_join(&self, room_id: &RoomId) -> bool {
+        let Some(lock) = self.joins.rooms.busy(room_id) else { return false };
+        tokio::time::timeout(JOIN_WAITED_FOR, lock.lock()).await.is_ok()
     }
 }
 

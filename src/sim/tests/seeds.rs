@@ -1,4 +1,6 @@
-//! Seeds. `HEARTH_SIM_SEEDS=0..1000 cargo test -p hearth-sim --test seeds -- --nocapture many` runs as many as wanted.
+//! Seeds. `HEARTH_SIM_SEEDS=0..1000 cargo test -p hearth-sim --test seeds -- --nocapture many` runs as many as wanted
+//! (`a_liar` in place of `many`: with a server that lies); with `HEARTH_SIM_LOUD=1` everything is shown as it happens,
+//! with the bodies of requests and the servers' logs.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
@@ -30,6 +32,10 @@ thread_local! {
 fn count_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        if std::env::var_os("HEARTH_SIM_LOUD").is_some() {
+            let filter = tracing_subscriber::EnvFilter::new("hearth=debug,warn");
+            tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
+        }
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             PANICS.set(PANICS.get() + 1);
