@@ -18,7 +18,7 @@ use crate::{
     state::{self, Span},
     stripped,
     summary::Summary,
-    syncs::StateForm,
+    syncs::{StateForm, Syncs},
     timeline::{LIMIT_DEFAULT, LIMIT_MAX, Tape, Timeline},
     view::RoomView,
 };
@@ -142,10 +142,9 @@ impl<'a> Visit<'a> {
         if look.wish.lazy_members && !may_have_come {
             return Ok(true);
         }
-        let Some(head) = look.syncs.store.head(self.view.room).await? else { return Ok(true) };
         // What came behind the place to which this look reaches is told by the next one.
-        let is_whole = !head.partial && head.completed <= self.tape.upto.position;
-        let came = is_whole && head.completed > since;
+        let completed = self.completed().await?.filter(|completed| *completed <= self.tape.upto.position);
+        let came = completed.is_some_and(|completed| completed > since);
         if look.wish.lazy_members {
             self.members_came = came;
             return Ok(true);
@@ -153,7 +152,24 @@ impl<'a> Visit<'a> {
         if came && self.since.is_some() {
             (self.passage.before, self.passage.changed) = (Membership::Leave, true);
         }
-        Ok(is_whole)
+        Ok(completed.is_some())
+    }
+
+    /// The position at which the room had all its members, 0 if it had them from the start; `None`: it has not. While the
+    /// reader's membership is the same the room does not lose them again.
+    async fn completed(&self) -> Result<Option<u64>, LoadError> {
+        let Syncs { store, completed, .. } = self.view.look.syncs;
+        let key = (self.view.room, self.own.number);
+        if let Some(known) = completed.get(&key) {
+            return Ok(Some(known));
+        }
+        let found = match store.head(self.view.room).await? {
+            Some(head) if head.partial => return Ok(None),
+            Some(head) => head.completed,
+            None => 0,
+        };
+        completed.insert(key, found);
+        Ok(Some(found))
     }
 
     /// What the client has of a stay, and what of its timeline is new to it.

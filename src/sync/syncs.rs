@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use hearth_ports::{Clock, Entropy};
-use hearth_store::{Store, UserNumber};
+use hearth_store::{EventNumber, RoomNumber, Store, UserNumber};
 use hearth_users::{PresenceState, Users};
 use hearth_view::Filter;
 use quick_cache::sync::Cache;
@@ -30,6 +30,9 @@ const FILTER_TEXTS_MAX: usize = 512;
 
 /// Longer ones are rare, and read anew each time.
 const FILTER_TEXT_BYTES_MAX: usize = 4_096;
+
+/// Rooms of readers that are known to have all their members, some 50 bytes each. Of others it is read.
+const COMPLETED_MAX: usize = 65_536;
 
 /// How sync behaves.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +109,8 @@ pub struct Syncs {
     /// By JSON text.
     filter_texts: Cache<Box<str>, Arc<Filter>>,
     pub(crate) sent: SentMembers,
+    /// Where rooms got the members that they were joined without, 0 for others, by the reader's member event.
+    pub(crate) completed: Cache<(RoomNumber, EventNumber), u64>,
     /// Secret of this process, so that nobody finds two devices with one key.
     device_salt: [u8; 16],
     shutdown: watch::Sender<bool>,
@@ -130,6 +135,7 @@ impl Syncs {
             filters: Cache::new(FILTERS_MAX),
             filter_texts: Cache::new(FILTER_TEXTS_MAX),
             sent: SentMembers::new(),
+            completed: Cache::new(COMPLETED_MAX),
             device_salt,
             shutdown: watch::Sender::new(false),
         })

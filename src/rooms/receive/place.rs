@@ -18,6 +18,9 @@ use crate::{
     writer::{ATTEMPTS_MAX, GROUP_BYTES, GROUP_MAX, Writer},
 };
 
+/// Events that others rest on and that are stored together: nobody waits for one of them.
+const OUTLIERS_MAX: usize = 1_000;
+
 /// A signed event on its way into its room. What it rests on is stored, or comes before it.
 #[derive(Clone, Debug)]
 pub(crate) struct Arriving {
@@ -102,7 +105,8 @@ impl Writer {
             let mut batch = Vec::with_capacity(events.len().min(GROUP_MAX));
             let mut count = 0;
             for (nth, arriving) in events.iter().enumerate() {
-                if group.len() >= GROUP_MAX || group.write.size_bytes() >= GROUP_BYTES {
+                let group_max = if matches!(arriving.place, Place::Outlier) { OUTLIERS_MAX } else { GROUP_MAX };
+                if group.len() >= group_max || group.write.size_bytes() >= GROUP_BYTES {
                     break;
                 }
                 count = nth + 1;

@@ -3,6 +3,7 @@
 use std::{pin::pin, time::Duration};
 
 use futures_util::future::{Either, select};
+use hearth_store::{Table, tables::partial_key};
 use ruma::RoomId;
 use tokio::time::{Instant, sleep_until};
 
@@ -19,6 +20,10 @@ impl Reads {
         loop {
             let changed = self.store.live().log_changed();
             if !self.store.head(room).await?.is_some_and(|head| head.partial) {
+                return Ok(());
+            }
+            if self.store.get_bytes(Table::Rm, &partial_key(room)).await?.is_none() {
+                // All of ours have left before they came: what is known is all there will be.
                 return Ok(());
             }
             if let Either::Right(_) = select(pin!(changed), end.as_mut()).await {

@@ -1,8 +1,8 @@
 //! Rooms that were joined without their members.
 
 use hearth_store::{
-    EventNote, LogEntry, Order, Table, Write, encode,
-    tables::{self, Membership, TIMELINE_POSITION_OFFSET, TimelineRow},
+    EventNote, EventNumber, LogEntry, Order, Table, Write, encode,
+    tables::{self, Membership, PartialRow, TIMELINE_POSITION_OFFSET, TimelineRow},
 };
 use serde_json::{Value, json};
 
@@ -16,6 +16,15 @@ async fn lose_members(room: &Room) {
     let mut write = Write::new(room.number.partition());
     write.require(Table::Rm, tables::head_key(room.number), Some(bytes));
     write.put(Table::Rm, tables::head_key(room.number), &head);
+    let job = PartialRow {
+        join: "$join".to_owned(),
+        event: EventNumber(1),
+        state: head.state,
+        servers: Vec::new(),
+        since_ms: 0,
+        is_settled: false,
+    };
+    write.put(Table::Rm, tables::partial_key(room.number), &job);
     room.store.commit(write).await.unwrap();
 }
 
