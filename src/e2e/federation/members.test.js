@@ -58,7 +58,9 @@ describe("memberships", { concurrency: AT_ONCE }, () => {
       const { next_batch: since } = await away.sync();
       await until(away, room, "invite");
       await home.post(v3`/rooms/${room}/kick`, { user_id: away.userId });
-      await away.syncUntil(since, "the invitation is gone", (answer) => answer.rooms?.leave?.[room]);
+      await away.syncUntil(since, "the invitation is gone", (answer) => answer.rooms?.leave?.[room], {
+        ms: CROSSING_MS,
+      });
     });
 
     it(`kick and ban from ${side}`, async () => {
