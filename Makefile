@@ -51,7 +51,7 @@ crash: binary
 # Rooms shared with a stock Synapse.
 federation: binary
 	@$(STAGE) synapse 420 .ci/setup synapse
-	@$(STAGE) federation 600 npm --prefix src/e2e run federation
+	@$(STAGE) federation 900 npm --prefix src/e2e run federation
 
 # SYTEST_DIR is a checkout of https://github.com/matrix-org/sytest; TESTS names files of it (all that we should pass
 # without it).

@@ -8,7 +8,7 @@ import { AT_ONCE, SIDES, crosses, eventAt, joinVia, memberIs, pair, sameState, u
 const VERSIONS = ["1", "6", "9", "10", "11", "12"];
 
 /** Messages each way. */
-const MESSAGES = 20;
+const MESSAGES = 10;
 
 /** What one says in order: event ids. */
 async function talk(api, room, count = MESSAGES) {

@@ -15,13 +15,14 @@ import { eventually } from "./wait.js";
 export const CROSSING_MS = 120_000;
 
 /** After so long one speaks again, in ms. */
-const HEARING_MS = 2_000;
+const HEARING_MS = 5_000;
 
-/** How often a server is asked whether something has crossed, in ms: a tenth of what it costs to ask. */
-const LOOK_EVERY_MS = 50;
+/** How often a server is asked whether something has crossed, at first and at last, in ms: asking keeps it from its work. */
+const [LOOK_EVERY_MS, LOOK_SELDOM_MS] = [50, 1_000];
 
 /** Waits for what crosses from one server to the other. */
-export const crosses = (attempt, what, ms = CROSSING_MS) => eventually(attempt, what, { ms, everyMs: LOOK_EVERY_MS });
+export const crosses = (attempt, what, ms = CROSSING_MS) =>
+  eventually(attempt, what, { ms, everyMs: LOOK_EVERY_MS, seldomMs: LOOK_SELDOM_MS });
 
 /** The hearth that takes part: clients in clear on one port, other servers by TLS on another. */
 async function createHearth(folder, { authority, relay, config = {} }) {
@@ -141,9 +142,11 @@ export function eventAt(api, room, eventId, ms = CROSSING_MS) {
  * say. Returns the event that was heard.
  */
 export function speakUntilHeard(speaker, hearer, room) {
+  const said = [];
+  const heard = () => Promise.any(said.slice(-2).map((id) => hearer.get(v3`/rooms/${room}/event/${id}`)));
   const attempt = async () => {
-    const said = await speaker.message(room, "do you hear me?");
-    return eventAt(hearer, room, said, HEARING_MS);
+    said.push(await speaker.message(room, "do you hear me?"));
+    return crosses(heard, `${hearer.userId} gets ${said.at(-1)}`, HEARING_MS);
   };
   return crosses(attempt, `${hearer.userId} hears ${speaker.userId}`);
 }

@@ -41,20 +41,22 @@ export function until(emitter, events, what, probe, ms = DEADLINE_MS) {
 
 /**
  * The first value that `attempt` returns without throwing; only for what lies outside this process.
- * `hopeless()` may end it before the deadline.
+ * `hopeless()` may end it before the deadline. Pauses grow from `everyMs` to `seldomMs`.
  */
 export async function eventually(
   attempt,
   what,
-  { ms = DEADLINE_MS, everyMs = RETRY_MS, hopeless = () => false } = {},
+  { ms = DEADLINE_MS, everyMs = RETRY_MS, seldomMs = everyMs, hopeless = () => false } = {},
 ) {
   const end = performance.now() + ms;
+  let pauseMs = everyMs;
   for (;;) {
     try {
       return await attempt();
     } catch (error) {
       if (performance.now() > end || hopeless()) throw new Error(`not within ${ms} ms: ${what}`, { cause: error });
     }
-    await new Promise((resolve) => setTimeout(resolve, everyMs));
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    pauseMs = Math.min(pauseMs * 1.5, seldomMs);
   }
 }
