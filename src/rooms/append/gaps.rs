@@ -5,7 +5,7 @@ use hearth_store::{
     EventNumber, LoadError, Order, PositionIndex,
     tables::{self, BackwardRow, GapRow, HeldRow},
 };
-use ruma::EventId;
+use ruma::{EventId, OwnedEventId};
 
 use super::{Group, Placing};
 use crate::cache::RoomCache;
@@ -31,12 +31,30 @@ impl Group<'_> {
         if let Some(row) = self.backward(cache, id).await? {
             self.close_gap(cache, id, row.cited_by).await?;
         }
-        if let Some(position) = position.filter(|_| !placing.missing.is_empty()) {
-            tables::put_gap(&mut self.write, cache.number, number, position, &placing.missing);
-            self.missing.extend(placing.missing.iter().cloned());
+        let Some(position) = position else { return Ok(()) };
+        let missing = self.missing_nowhere_else(cache, &placing.missing).await?;
+        if !missing.is_empty() {
+            tables::put_gap(&mut self.write, cache.number, number, position, &missing);
+            self.missing.extend(missing);
             cache.awaiting(&self.writer.store).await?.events = true;
         }
         Ok(())
+    }
+
+    /// Those of the events that are in no gap yet. An event that several cite is missing in one gap: when it comes, that one
+    /// is found and closed.
+    pub(super) async fn missing_nowhere_else(
+        &self,
+        cache: &mut RoomCache,
+        ids: &[OwnedEventId],
+    ) -> Result<Vec<OwnedEventId>, LoadError> {
+        let mut missing = Vec::new();
+        for id in ids {
+            if !self.is_followed(cache, id).await? {
+                missing.push(id.clone());
+            }
+        }
+        Ok(missing)
     }
 
     /// An event for which there is a gap is here.

@@ -63,15 +63,31 @@ impl Group<'_> {
     ) -> Result<(), LoadError> {
         let room = cache.number;
         let row: Option<GapRow> = self.writer.store.get(Table::Tl, &tables::gap_key(room, from)).await?;
-        for event_id in row.map(|row| row.missing).unwrap_or_default() {
+        let was_missing = row.map(|row| row.missing).unwrap_or_default();
+        let (moved, new): (Vec<_>, Vec<_>) =
+            missing.iter().cloned().partition(|id| was_missing.iter().any(|was| was == id));
+        let mut missing = self.missing_nowhere_else(cache, &new).await?;
+        missing.extend(moved);
+        for event_id in was_missing {
             self.write.delete(Table::Tl, tables::backward_key(room, &event_id));
         }
         self.write.delete(Table::Tl, tables::gap_key(room, from));
-        self.put_old_gap(cache, to.0, to.1, missing).await
+        self.put_gap_of(cache, to.0, to.1, &missing).await
     }
 
     /// There is a gap below this place, in front of this event: these events are missing there, if any.
     pub(crate) async fn put_old_gap(
+        &mut self,
+        cache: &mut RoomCache,
+        order: Order,
+        cited_by: EventNumber,
+        missing: &[OwnedEventId],
+    ) -> Result<(), LoadError> {
+        let missing = self.missing_nowhere_else(cache, missing).await?;
+        self.put_gap_of(cache, order, cited_by, &missing).await
+    }
+
+    async fn put_gap_of(
         &mut self,
         cache: &mut RoomCache,
         order: Order,

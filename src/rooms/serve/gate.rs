@@ -16,7 +16,7 @@ use hearth_store::{
 };
 use hearth_view::{Membership, Party, ServerCircumstances, ServerStanding, Sight, Visibility, server_sight};
 use quick_cache::sync::Cache;
-use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId, events::room::member::MembershipState};
 
 use super::ServeError;
 use crate::rooms::Rooms;
@@ -72,7 +72,8 @@ pub(super) struct Gate<'a> {
 }
 
 impl<'a> Gate<'a> {
-    /// For a server of which [`Rooms::room_for_server`] found that it is in the room.
+    /// For a server of which [`Rooms::room_for_server`] found that it is in the room; or [`Rooms::room_until`], that it
+    /// was up to the end of what is given.
     pub(super) async fn new(rooms: &'a Rooms, room: RoomNumber, server: &'a ServerName) -> Result<Self, ServeError> {
         let visibility_key = rooms.writer.store.state_key_number(room, "m.room.history_visibility", "").await?;
         Ok(Self {
@@ -94,6 +95,19 @@ impl<'a> Gate<'a> {
             Sight::ShowRedacted => Some(redact(&stored.event).json().clone()),
             Sight::Hide => None,
         })
+    }
+
+    /// Whether an event put a user of the server out of the room.
+    pub(super) async fn is_put_out_by(&mut self, stored: &StoredEvent) -> Result<bool, ServeError> {
+        let (event, header) = (&stored.event, &stored.header);
+        let target = event.state_key().and_then(|target| <&UserId>::try_from(target).ok());
+        let is_theirs = target.is_some_and(|target| target.server_name() == self.server);
+        let ends = matches!(event.membership(), Some(MembershipState::Leave | MembershipState::Ban));
+        if !(is_theirs && ends && event.sender().server_name() != self.server && stored.accepted()) {
+            return Ok(false);
+        }
+        let is_placed = header.state_before != StateVersion::UNKNOWN && !header.flags.has(EventFlags::OUTLIER);
+        Ok(is_placed && self.party(header.state_before).await? == Party::Joined)
     }
 
     /// What the gate says of an event.

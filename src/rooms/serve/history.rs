@@ -87,17 +87,14 @@ impl Rooms {
         room_id: &RoomId,
         wanted: &MissingEvents,
     ) -> Result<Vec<EventBytes>, ServeError> {
-        let room = self.room_for_server(origin, room_id).await?;
+        let latest = &wanted.latest[..wanted.latest.len().min(NAMED_MAX)];
+        let (room, latest) = self.room_until(origin, room_id, latest).await?;
         let limit = wanted.limit.clamp(1, MISSING_MAX);
         let mut gate = Gate::new(self, room, origin).await?;
         let mut walk = Walk::new(self, room);
         walk.seen.extend(self.numbers_of(room, &wanted.earliest).await?);
-        let latest = self.numbers_of(room, &wanted.latest).await?;
-        walk.seen.extend(latest.iter().copied());
-        let mut next: Vec<EventNumber> = Vec::new();
-        for stored in self.writer.store.events(room, &latest).await?.iter().flatten() {
-            next.extend(&stored.header.prevs);
-        }
+        walk.seen.extend(latest.iter().map(|stored| stored.number));
+        let mut next: Vec<EventNumber> = latest.iter().flat_map(|stored| &stored.header.prevs).copied().collect();
         // Breadth first: all of one step back before any of the next.
         let mut given: Vec<(u64, EventNumber, EventBytes)> = Vec::new();
         while !next.is_empty() && given.len() < limit {

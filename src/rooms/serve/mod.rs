@@ -8,13 +8,19 @@ mod gate;
 mod history;
 mod state;
 
-use hearth_store::{LoadError, RoomNumber};
-use ruma::{RoomId, ServerName};
+use std::sync::Arc;
+
+use hearth_store::{LoadError, RoomNumber, StoredEvent};
+use ruma::{OwnedEventId, RoomId, ServerName};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{ReadError, rooms::Rooms};
 
 pub(crate) use gate::MemberKeys;
+
+use gate::Gate;
+
+const NOT_IN_ROOM: &str = "your server is not in this room";
 
 /// Whole states that are read for other servers at once: each may be a hundred megabytes.
 const STATES_AT_ONCE: usize = 4;
@@ -67,17 +73,53 @@ impl Rooms {
         origin: &ServerName,
         room_id: &RoomId,
     ) -> Result<RoomNumber, ServeError> {
+        let room = self.room_to_read(room_id).await?;
+        if self.writer.store.joined_from(room, origin).await? == 0 {
+            return Err(ServeError::Forbidden(NOT_IN_ROOM));
+        }
+        self.lets_in(origin, room_id).await?;
+        Ok(room)
+    }
+
+    /// The room, and those of these events of which this server may ask what was before: all, if it is in the room, else
+    /// those that put it out. Such an event is sent to it, and it must be able to find the event's place.
+    pub(super) async fn room_until(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        until: &[OwnedEventId],
+    ) -> Result<(RoomNumber, Vec<Arc<StoredEvent>>), ServeError> {
+        let room = self.room_to_read(room_id).await?;
+        let store = &self.writer.store;
+        let numbers: Vec<_> = store.event_numbers(room, until).await?.into_iter().flatten().collect();
+        let mut events: Vec<_> = store.events(room, &numbers).await?.into_iter().flatten().collect();
+        if store.joined_from(room, origin).await? == 0 {
+            let mut gate = Gate::new(self, room, origin).await?;
+            let mut last = Vec::new();
+            for stored in events {
+                if gate.is_put_out_by(&stored).await? {
+                    last.push(stored);
+                }
+            }
+            events = last;
+            if events.is_empty() {
+                return Err(ServeError::Forbidden(NOT_IN_ROOM));
+            }
+        }
+        self.lets_in(origin, room_id).await?;
+        Ok((room, events))
+    }
+
+    async fn room_to_read(&self, room_id: &RoomId) -> Result<RoomNumber, ServeError> {
         let store = &self.writer.store;
         let room = store.room_number(room_id).await?.ok_or(ServeError::NotFound)?;
         let head = store.head(room).await?.filter(|head| !head.loading && !head.purged);
-        if head.is_none() {
-            return Err(ServeError::NotFound);
-        }
-        if store.joined_from(room, origin).await? == 0 {
-            return Err(ServeError::Forbidden("your server is not in this room"));
-        }
+        head.map(|_| room).ok_or(ServeError::NotFound)
+    }
+
+    async fn lets_in(&self, origin: &ServerName, room_id: &RoomId) -> Result<(), ServeError> {
         match self.acl_allows(room_id, origin).await {
-            Ok(true) => Ok(room),
+            Ok(true) => Ok(()),
             Ok(false) => Err(ServeError::Forbidden("the room's access list keeps your server out")),
             Err(ReadError::Unavailable(text)) => Err(ServeError::Unavailable(text)),
             Err(ReadError::NotFound | ReadError::Forbidden(_) | ReadError::BadToken) => Err(ServeError::NotFound),

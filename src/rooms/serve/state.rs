@@ -26,7 +26,7 @@ impl Rooms {
         room_id: &RoomId,
         at: &EventId,
     ) -> Result<StateEvents, ServeError> {
-        let room = self.room_for_server(origin, room_id).await?;
+        let (room, _) = self.room_until(origin, room_id, &[at.to_owned()]).await?;
         let _turn = self.serving.state_turn().ok_or(ServeError::Busy)?;
         let StateNumbers { state, auth_chain } = self.state_before(room, at).await?;
         let state = self.event_bytes(room, &state).await?;
@@ -41,7 +41,7 @@ impl Rooms {
         room_id: &RoomId,
         at: &EventId,
     ) -> Result<StateIds, ServeError> {
-        let room = self.room_for_server(origin, room_id).await?;
+        let (room, _) = self.room_until(origin, room_id, &[at.to_owned()]).await?;
         let _turn = self.serving.state_turn().ok_or(ServeError::Busy)?;
         let StateNumbers { state, auth_chain } = self.state_before(room, at).await?;
         let state = self.event_ids(room, &state).await?;
@@ -56,7 +56,7 @@ impl Rooms {
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<Vec<EventBytes>, ServeError> {
-        let room = self.room_for_server(origin, room_id).await?;
+        let (room, _) = self.room_until(origin, room_id, &[event_id.to_owned()]).await?;
         let _turn = self.serving.state_turn().ok_or(ServeError::Busy)?;
         let store = &self.writer.store;
         let stored = store.event_by_id(room, event_id).await?.ok_or(ServeError::NotFound)?;
