@@ -26,6 +26,8 @@ pub(crate) struct Seen {
     pub(crate) since: Option<String>,
     /// Event ids of each room's timeline, in the order in which the client got them.
     pub(crate) rooms: BTreeMap<String, Vec<String>>,
+    /// Rooms that the client was told to be in.
+    pub(crate) joined: BTreeSet<String>,
     /// Rooms that the client was told to have left.
     left: BTreeSet<String>,
 }
@@ -106,7 +108,9 @@ pub(crate) async fn sync(world: &World, person: &Person, timeout_ms: u64) -> boo
     }
     for (room, _) in answer["rooms"]["join"].as_object().into_iter().flatten() {
         seen.left.remove(room);
+        seen.joined.insert(room.clone());
     }
+    seen.joined.retain(|room| !left.contains(room));
     seen.left.extend(left);
     seen.since = answer["next_batch"].as_str().map(str::to_owned);
     true

@@ -27,6 +27,9 @@ use crate::{
 /// A request that arrives twice arrives the second time up to so much later, in milliseconds.
 const ECHO_MS_MAX: u64 = 20_000;
 
+/// The longest that a request is on its way when all is well, in milliseconds.
+const CALM_MS: u64 = 5;
+
 /// Everything between the servers.
 pub(crate) struct Network {
     trace: Trace,
@@ -80,9 +83,9 @@ impl Network {
     pub(crate) fn new(plan: &Plan, trace: Trace, liar: Option<Liar>) -> Arc<Self> {
         let weather = Weather {
             random: StdRng::seed_from_u64(plan.seed ^ 0x006e_6574),
-            delay_ms_max: plan.delay_ms_max,
-            lost_percent: plan.lost_percent,
-            twice_percent: plan.twice_percent,
+            delay_ms_max: CALM_MS,
+            lost_percent: 0,
+            twice_percent: 0,
             cuts: BTreeSet::new(),
             requests: 0,
             last: Instant::now(),
@@ -111,10 +114,17 @@ impl Network {
         }
     }
 
+    /// From now on the network is as the plan wants it.
+    pub(crate) fn begin(&self, plan: &Plan) {
+        let mut weather = self.weather.lock();
+        weather.delay_ms_max = plan.delay_ms_max;
+        (weather.lost_percent, weather.twice_percent) = (plan.lost_percent, plan.twice_percent);
+    }
+
     /// From now on every request arrives, once and soon.
     pub(crate) fn heal(&self) {
         let mut weather = self.weather.lock();
-        (weather.delay_ms_max, weather.lost_percent, weather.twice_percent) = (5, 0, 0);
+        (weather.delay_ms_max, weather.lost_percent, weather.twice_percent) = (CALM_MS, 0, 0);
         weather.cuts.clear();
     }
 

@@ -44,7 +44,7 @@ pub(crate) struct Node {
 }
 
 struct Process {
-    _server: Server,
+    server: Server,
     router: Router,
     switch: Switch,
     life: Life,
@@ -81,8 +81,15 @@ impl Node {
         let router = server.router();
         let host = Host { node: self.index, router: router.clone(), life: life.clone() };
         self.network.attach(self.name.as_str(), host);
-        *self.process.lock() = Some(Process { _server: server, router, switch, life });
+        *self.process.lock() = Some(Process { server, router, switch, life });
         note!(self.trace, "{} has power", self.index);
+    }
+
+    /// Asks another server for its keys.
+    pub(crate) async fn meet(&self, other: &ServerName) {
+        let federation = self.process.lock().as_ref().and_then(|process| process.server.federation().cloned());
+        let told = federation.unwrap().check(other).await;
+        assert!(told.contains("heard just now"), "{told}");
     }
 
     /// The power fails; `false`: it had none.
