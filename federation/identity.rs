@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use hearth_ports::{HttpClient, HttpError, HttpRequest, HttpTarget, PeerError, Resolver};
 use http::{HeaderMap, Method, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use url::{Host, Url};
 
 /// The longest address that is asked, in bytes.
@@ -30,8 +30,15 @@ pub(crate) async fn key_is_valid(
     struct Answer {
         valid: bool,
     }
-    let request = request(resolver, url, public_key).await?;
-    let answer = http.send(request).await.map_err(|error| match error {
+    let mut url = checked_url(url)?;
+    url.query_pairs_mut().append_pair("public_key", public_key);
+    let request = request(resolver, &url, Method::GET).await?;
+    Ok(exchange::<Answer>(http, request).await?.valid)
+}
+
+/// Sends the request; the answer must be 200, with JSON of this shape.
+pub(crate) async fn exchange<T: DeserializeOwned>(http: &dyn HttpClient, request: HttpRequest) -> Result<T, PeerError> {
+    let answer = http.send_elsewhere(request).await.map_err(|error| match error {
         HttpError::Denied(_) => PeerError::Denied,
         HttpError::TooLarge => PeerError::Malformed(error.to_string()),
         HttpError::Unreachable(_) | HttpError::TimedOut => PeerError::Unreachable(error.to_string()),
@@ -39,21 +46,25 @@ pub(crate) async fn key_is_valid(
     if answer.status != StatusCode::OK {
         return Err(PeerError::Unreachable(format!("HTTP {}", answer.status.as_u16())));
     }
-    let answer: Answer =
-        serde_json::from_slice(&answer.body).map_err(|error| PeerError::Malformed(error.to_string()))?;
-    Ok(answer.valid)
+    serde_json::from_slice(&answer.body).map_err(|error| PeerError::Malformed(error.to_string()))
 }
 
-async fn request(resolver: &dyn Resolver, url: &str, public_key: &str) -> Result<HttpRequest, PeerError> {
+/// An address of an identity server, if it is one.
+pub(crate) fn checked_url(url: &str) -> Result<Url, PeerError> {
     let malformed = |reason: &str| PeerError::Malformed(reason.to_owned());
     if url.len() > URL_BYTES_MAX {
         return Err(malformed("its address is too long"));
     }
-    let mut url = Url::parse(url).map_err(|_| malformed("its address is none"))?;
+    let url = Url::parse(url).map_err(|_| malformed("its address is none"))?;
     if url.scheme() != "https" || !url.username().is_empty() || url.password().is_some() {
         return Err(malformed("its address is not https"));
     }
-    url.query_pairs_mut().append_pair("public_key", public_key);
+    Ok(url)
+}
+
+/// A request without a body; of an address that passed [`checked_url`].
+pub(crate) async fn request(resolver: &dyn Resolver, url: &Url, method: Method) -> Result<HttpRequest, PeerError> {
+    let malformed = |reason: &str| PeerError::Malformed(reason.to_owned());
     let port = url.port().unwrap_or(443);
     let (name, addresses) = match url.host() {
         Some(Host::Domain(name)) => {
@@ -69,10 +80,10 @@ async fn request(resolver: &dyn Resolver, url: &str, public_key: &str) -> Result
     }
     let addresses = addresses.into_iter().take(ADDRESSES_MAX).map(|ip| SocketAddr::new(ip, port)).collect();
     Ok(HttpRequest {
-        method: Method::GET,
+        method,
         host: url.port().map_or_else(|| name.clone(), |port| format!("{name}:{port}")),
         target: HttpTarget { tls_name: name, addresses },
-        path: format!("{}?{}", url.path(), url.query().unwrap_or_default()),
+        path: url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path())),
         headers: HeaderMap::new(),
         body: Bytes::new(),
         timeout_ms: TIMEOUT_MS,

@@ -11,6 +11,7 @@ mod auth;
 mod check;
 pub mod discovery;
 mod flights;
+mod identifiers;
 mod identity;
 pub mod inbound;
 pub mod keys;

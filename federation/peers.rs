@@ -13,8 +13,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use hearth_core::{Event, PublicKeys, RoomVersion};
 use hearth_ports::{
-    AliasTarget, BoxFuture, EventBytes, Handshake, JoinAnswer, MissingEvents, PeerError, Peers, StateEvents, StateIds,
-    StatePieces, Template, WantedKeys,
+    AliasTarget, BoxFuture, EventBytes, Handshake, IdentityServer, JoinAnswer, MissingEvents, PeerError, Peers,
+    StateEvents, StateIds, StatePieces, StoredInvite, Template, WantedKeys,
 };
 use http::Method;
 use ruma::{EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
@@ -428,6 +428,23 @@ impl Peers for FederationPeers {
     ) -> BoxFuture<'a, Result<(), PeerError>> {
         let path = Path::federation("v1", "exchange_third_party_invite").segment(room);
         Box::pin(async move { self.put(server, path, event, SMALL).await.map(drop) })
+    }
+
+    fn identity_lookup<'a>(
+        &'a self,
+        server: &'a IdentityServer<'a>,
+        medium: &'a str,
+        address: &'a str,
+    ) -> BoxFuture<'a, Result<Option<OwnedUserId>, PeerError>> {
+        Box::pin(self.remote.identity_lookup(server, medium, address))
+    }
+
+    fn identity_store_invite<'a>(
+        &'a self,
+        server: &'a IdentityServer<'a>,
+        body: Bytes,
+    ) -> BoxFuture<'a, Result<StoredInvite, PeerError>> {
+        Box::pin(self.remote.identity_store_invite(server, body))
     }
 
     fn identity_key_is_valid<'a>(

@@ -7,7 +7,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use hearth_core::SigningKey;
 use hearth_ports::{
-    Clock, Entropy, HttpAnswer, HttpBody, HttpClient, HttpError, HttpOpened, HttpRequest, PeerError, Resolver,
+    Clock, Entropy, HttpAnswer, HttpBody, HttpClient, HttpError, HttpOpened, HttpRequest, IdentityServer, PeerError,
+    Resolver, StoredInvite,
 };
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
@@ -16,7 +17,7 @@ use http::{
 use metrics::counter;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use serde::Deserialize;
 use tokio::{
     sync::{Semaphore, broadcast},
@@ -26,7 +27,7 @@ use tokio::{
 pub use self::backoff::{Backoff, Urgency};
 use crate::{
     discovery::Discovery,
-    identity,
+    identifiers, identity,
     policy::ServerPolicy,
     xmatrix::{self, Signed},
 };
@@ -334,6 +335,25 @@ impl Remote {
     /// Whether a key of an identity server still counts; see [`identity`].
     pub(crate) async fn identity_key_is_valid(&self, url: &str, public_key: &str) -> Result<bool, PeerError> {
         identity::key_is_valid(&*self.http, self.discovery.resolver(), url, public_key).await
+    }
+
+    /// The user who has bound an identifier; see [`identifiers`].
+    pub(crate) async fn identity_lookup(
+        &self,
+        server: &IdentityServer<'_>,
+        medium: &str,
+        address: &str,
+    ) -> Result<Option<OwnedUserId>, PeerError> {
+        identifiers::lookup(&*self.http, self.discovery.resolver(), server, medium, address).await
+    }
+
+    /// Leaves an invite at an identity server; see [`identifiers`].
+    pub(crate) async fn identity_store_invite(
+        &self,
+        server: &IdentityServer<'_>,
+        body: Bytes,
+    ) -> Result<StoredInvite, PeerError> {
+        identifiers::store_invite(&*self.http, self.discovery.resolver(), server, body).await
     }
 
     /// With whom we may talk.

@@ -28,6 +28,8 @@ pub(super) fn routes() -> Vec<Route<Inbound>> {
         route(Method::PUT, "v1/exchange_third_party_invite/{room_id}", exchange),
         // Identity servers do not sign their requests: what counts is what they have signed inside.
         Route::put(&[onbind_path], Access::Public, Limit::Federation, onbind),
+        // As identity servers did before the specification.
+        Route::post(&[onbind_path], Access::Public, Limit::Federation, onbind),
     ]
 }
 

@@ -141,6 +141,7 @@ pub(crate) fn https(config: &Config) -> Result<HttpsSettings, Failure> {
     Ok(HttpsSettings {
         policy,
         extra_ca_files: outbound.extra_ca_files.clone(),
+        trust_all_elsewhere: outbound.insecure_skip_verify_except_federation,
         connect_timeout_ms: u64::from(outbound.connect_timeout_s) * 1_000,
         ..HttpsSettings::default()
     })

@@ -58,6 +58,8 @@ pub struct HttpsSettings {
     pub system_authorities: bool,
     /// Certificate authorities that are trusted too, PEM. Read once.
     pub extra_ca_files: Vec<PathBuf>,
+    /// Machines that are no homeservers may have any certificate ([`HttpClient::send_elsewhere`]). For tests.
+    pub trust_all_elsewhere: bool,
     /// For each address: what is waited for TCP and TLS together, in milliseconds.
     pub connect_timeout_ms: u64,
     /// A connection without requests is closed after it, in milliseconds. Less than other servers wait (nginx: 75 s),
@@ -79,6 +81,7 @@ impl Default for HttpsSettings {
             policy: AddressPolicy::default(),
             system_authorities: true,
             extra_ca_files: Vec::new(),
+            trust_all_elsewhere: false,
             connect_timeout_ms: 10_000,
             idle_timeout_ms: 60_000,
             targets_max: 1_024,
@@ -92,6 +95,8 @@ impl Default for HttpsSettings {
 /// Outbound HTTP over TLS. No redirects, cookies, proxies or compression.
 pub struct HttpsClient {
     dialer: Arc<Dialer>,
+    /// For machines that are no homeservers, if other certificates do for them.
+    dialer_elsewhere: Option<Arc<Dialer>>,
     settings: HttpsSettings,
     targets: Cache<TargetKey, Arc<Target>>,
     turns: Arc<Semaphore>,
@@ -103,38 +108,56 @@ impl HttpsClient {
         let (system, files) = (settings.system_authorities, settings.extra_ca_files.clone());
         let config = spawn_blocking(move || tls::client_config(system, &files)).await;
         let config = config.map_err(|error| SettingsError::System(error.to_string()))??;
-        let dialer = Dialer {
-            policy: settings.policy.clone(),
-            tls: TlsConnector::from(Arc::new(config)),
-            timeout: Duration::from_millis(settings.connect_timeout_ms),
+        if settings.trust_all_elsewhere {
+            tracing::warn!("certificates of machines that are no homeservers are not checked");
+        }
+        let elsewhere = settings.trust_all_elsewhere.then(|| tls::unverified(&config));
+        let dialer = |config| {
+            Arc::new(Dialer {
+                policy: settings.policy.clone(),
+                tls: TlsConnector::from(Arc::new(config)),
+                timeout: Duration::from_millis(settings.connect_timeout_ms),
+            })
         };
         Ok(Self {
-            dialer: Arc::new(dialer),
+            dialer: dialer(config),
+            dialer_elsewhere: elsewhere.map(dialer),
             targets: Cache::new(settings.targets_max.max(1)),
             turns: turns(settings.requests_max),
             settings,
         })
     }
 
-    async fn exchange(&self, request: HttpRequest) -> Result<HttpAnswer, HttpError> {
-        let (answer, _turns) = self.begin(&request).await?;
+    /// Sends a request and reads the answer, in time; `elsewhere`: to a machine that is no homeserver.
+    async fn whole(&self, request: HttpRequest, elsewhere: bool) -> Result<HttpAnswer, HttpError> {
+        let observed = Observed::request();
+        let whole = Duration::from_millis(request.timeout_ms);
+        let answer = time::timeout(whole, self.exchange(request, elsewhere)).await.unwrap_or(Err(HttpError::TimedOut));
+        observed.answered(&answer);
+        answer
+    }
+
+    async fn exchange(&self, request: HttpRequest, elsewhere: bool) -> Result<HttpAnswer, HttpError> {
+        let (answer, _turns) = self.begin(&request, elsewhere).await?;
         let (parts, body) = answer.into_parts();
         let body = body::read(&request.method, body, request.answer_bytes_max).await?;
         Ok(HttpAnswer { status: parts.status, headers: parts.headers, body })
     }
 
     /// The head of the answer, and the turns that the request takes until its answer is read.
-    async fn begin(&self, request: &HttpRequest) -> Result<(Response<Incoming>, Turns), HttpError> {
-        let target = self.target(request)?;
+    async fn begin(&self, request: &HttpRequest, elsewhere: bool) -> Result<(Response<Incoming>, Turns), HttpError> {
+        let target = self.target(request, elsewhere)?;
         // The target's turn comes first: who waits for a slow target takes nobody else's place.
         let of_target = Arc::clone(&target.turns).acquire_owned().await.expect("it is never closed");
         let of_all = Arc::clone(&self.turns).acquire_owned().await.expect("it is never closed");
         Ok((target.ask(request).await?, [of_target, of_all]))
     }
 
-    fn target(&self, request: &HttpRequest) -> Result<Arc<Target>, HttpError> {
-        let key = TargetKey::of(request);
-        let target = self.targets.get_or_insert_with(&key, || Target::new(self, request).map(Arc::new))?;
+    fn target(&self, request: &HttpRequest, elsewhere: bool) -> Result<Arc<Target>, HttpError> {
+        let dialer = self.dialer_elsewhere.as_ref().filter(|_| elsewhere);
+        let key = TargetKey::of(request, dialer.is_some());
+        let dialer = dialer.unwrap_or(&self.dialer);
+        let target = self.targets.get_or_insert_with(&key, || Target::new(self, dialer, request).map(Arc::new))?;
         target.addresses.lock().clone_from(&request.target.addresses);
         Ok(target)
     }
@@ -142,20 +165,18 @@ impl HttpsClient {
 
 impl HttpClient for HttpsClient {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpAnswer, HttpError>> {
-        Box::pin(async move {
-            let observed = Observed::request();
-            let whole = Duration::from_millis(request.timeout_ms);
-            let answer = time::timeout(whole, self.exchange(request)).await.unwrap_or(Err(HttpError::TimedOut));
-            observed.answered(&answer);
-            answer
-        })
+        Box::pin(self.whole(request, false))
+    }
+
+    fn send_elsewhere(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpAnswer, HttpError>> {
+        Box::pin(self.whole(request, true))
     }
 
     fn open(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpOpened, HttpError>> {
         Box::pin(async move {
             let observed = Observed::request();
             let until = time::Instant::now() + Duration::from_millis(request.timeout_ms);
-            let begun = time::timeout_at(until, self.begin(&request)).await.unwrap_or(Err(HttpError::TimedOut));
+            let begun = time::timeout_at(until, self.begin(&request, false)).await.unwrap_or(Err(HttpError::TimedOut));
             observed.opened(begun.as_ref().map(|(answer, _)| answer.status()));
             let (answer, turns) = begun?;
             let (parts, body) = answer.into_parts();
@@ -197,14 +218,16 @@ struct TargetKey {
     tls_name: String,
     /// Sorted: a set.
     addresses: Vec<SocketAddr>,
+    /// Whose certificate was not looked at is trusted for no other request.
+    is_unverified: bool,
 }
 
 impl TargetKey {
-    fn of(request: &HttpRequest) -> Self {
+    fn of(request: &HttpRequest, is_unverified: bool) -> Self {
         let mut addresses = request.target.addresses.clone();
         addresses.sort_unstable();
         addresses.dedup();
-        Self { host: request.host.clone(), tls_name: request.target.tls_name.clone(), addresses }
+        Self { host: request.host.clone(), tls_name: request.target.tls_name.clone(), addresses, is_unverified }
     }
 }
 
@@ -218,7 +241,7 @@ struct Target {
 }
 
 impl Target {
-    fn new(of: &HttpsClient, request: &HttpRequest) -> Result<Self, HttpError> {
+    fn new(of: &HttpsClient, dialer: &Arc<Dialer>, request: &HttpRequest) -> Result<Self, HttpError> {
         let (host, tls_name) = (&request.host, &request.target.tls_name);
         let no_host = || HttpError::Unreachable(format!("`{host}` is no host"));
         // `user@host` is an authority too, but no host.
@@ -227,7 +250,7 @@ impl Target {
         let tls_name = ServerName::try_from(bare.to_owned())
             .map_err(|_| HttpError::Unreachable(format!("no certificate can be for `{tls_name}`")))?;
         let addresses = Arc::new(Mutex::new(request.target.addresses.clone()));
-        let connector = Connector { dialer: Arc::clone(&of.dialer), tls_name, addresses: Arc::clone(&addresses) };
+        let connector = Connector { dialer: Arc::clone(dialer), tls_name, addresses: Arc::clone(&addresses) };
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())

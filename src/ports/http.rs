@@ -105,6 +105,12 @@ pub trait HttpClient: Send + Sync {
     /// Sends a request and reads the answer. Dropping the future gives it up.
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpAnswer, HttpError>>;
 
+    /// The same to a machine that is no homeserver, as identity servers are: for those the operator may have said that
+    /// certificates do not count.
+    fn send_elsewhere(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpAnswer, HttpError>> {
+        self.send(request)
+    }
+
     /// Sends a request; the answer's body is read piece by piece. The time-out is for the whole of it.
     fn open(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpOpened, HttpError>> {
         Box::pin(async move {

@@ -24,8 +24,8 @@ pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
 pub use http::{HttpAnswer, HttpBody, HttpClient, HttpError, HttpOpened, HttpRequest, HttpTarget, NoNetwork};
 pub use log::{log_key, log_rows, read_log_row};
 pub use peers::{
-    AliasTarget, EventBytes, Handshake, JoinAnswer, MissingEvents, NoPeers, PeerError, Peers, StateEvents, StateIds,
-    StatePiece, StatePieces, Template, WantedKeys,
+    AliasTarget, EventBytes, Handshake, IdentityKey, IdentityServer, JoinAnswer, MissingEvents, NoPeers, PeerError,
+    Peers, StateEvents, StateIds, StatePiece, StatePieces, StoredInvite, Template, WantedKeys,
 };
 pub use resolver::{ResolveFailed, Resolver, SrvTarget};
 pub use work::work;

@@ -321,6 +321,25 @@ pub trait Peers: Send + Sync {
         denied()
     }
 
+    /// The user who has bound a third-party identifier, by what an identity server says; `None`: nobody.
+    fn identity_lookup<'a>(
+        &'a self,
+        _server: &'a IdentityServer<'a>,
+        _medium: &'a str,
+        _address: &'a str,
+    ) -> BoxFuture<'a, Result<Option<OwnedUserId>, PeerError>> {
+        denied()
+    }
+
+    /// Leaves an invite at an identity server, for whoever binds the identifier. `body`: the request's, a JSON object.
+    fn identity_store_invite<'a>(
+        &'a self,
+        _server: &'a IdentityServer<'a>,
+        _body: Bytes,
+    ) -> BoxFuture<'a, Result<StoredInvite, PeerError>> {
+        denied()
+    }
+
     /// Whether a key of an identity server still counts, as `url` says: the `key_validity_url` of a pending invite.
     fn identity_key_is_valid<'a>(
         &'a self,
@@ -334,6 +353,35 @@ pub trait Peers: Send + Sync {
     fn policy_sign<'a>(&'a self, _server: &'a ServerName, _event: &'a Event) -> BoxFuture<'a, Result<Bytes, PeerError>> {
         denied()
     }
+}
+
+/// An identity server that a user of ours names.
+#[derive(Clone, Copy, Debug)]
+pub struct IdentityServer<'a> {
+    /// Its host, perhaps with a port; not checked yet.
+    pub name: &'a str,
+    /// The user's token there.
+    pub access_token: &'a str,
+}
+
+/// An invite that an identity server keeps.
+#[derive(Clone, Debug)]
+pub struct StoredInvite {
+    /// Its name: the state key of `m.room.third_party_invite`.
+    pub token: String,
+    /// The keys of which one will sign the proof.
+    pub public_keys: Vec<IdentityKey>,
+    /// The address, as far as everybody may see it.
+    pub display_name: String,
+}
+
+/// A key of an identity server.
+#[derive(Clone, Debug)]
+pub struct IdentityKey {
+    /// The key, base64.
+    pub public_key: String,
+    /// Where to ask whether it still counts.
+    pub key_validity_url: String,
 }
 
 /// Nobody: every answer is [`PeerError::Denied`], no key is known. For tests, and for servers that do not federate.

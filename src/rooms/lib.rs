@@ -37,6 +37,7 @@ pub use hierarchy::{HierarchyPage, HierarchyQuery, HierarchyRoom, ServerHierarch
 pub use member::MemberAction;
 pub use members::ForgetError;
 pub use receive::{ReceiveError, Received};
+pub use remote::Address;
 pub use reports::ReportError;
 pub use rooms::{MemberChange, Message, Redaction, Rooms, RoomsSettings, StateChange, TransactionId};
 pub use serve::ServeError;

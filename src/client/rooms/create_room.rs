@@ -10,10 +10,14 @@ use serde_json::{Map, Value, json};
 
 use super::{
     answers::{build_error, unavailable},
+    invite::{GivenAddress, invite_address},
     members::{may_be_invited, profile},
     paths,
 };
 use crate::ClientState;
+
+/// People who are invited by their addresses: each is up to three requests to an identity server.
+const ADDRESSES_MAX: usize = 20;
 
 pub(super) fn route() -> Route<ClientState> {
     Route::post(paths!("createRoom"), Access::User, Limit::CreateRoom, create_room)
@@ -27,7 +31,7 @@ struct Body {
     name: Option<String>,
     topic: Option<String>,
     invite: Option<Vec<OwnedUserId>>,
-    invite_3pid: Option<Vec<Value>>,
+    invite_3pid: Option<Vec<GivenAddress>>,
     room_version: Option<String>,
     creation_content: Option<Map<String, Value>>,
     initial_state: Option<Vec<GivenState>>,
@@ -67,8 +71,9 @@ struct GivenState {
 /// Creates a room.
 async fn create_room(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
     let body: Body = call.json()?;
-    if body.invite_3pid.as_ref().is_some_and(|invites| !invites.is_empty()) {
-        return Err(Error::bad_request("M_THREEPID_DENIED", "this server does not know third-party identifiers"));
+    let addresses = body.invite_3pid.unwrap_or_default();
+    if addresses.len() > ADDRESSES_MAX {
+        return Err(Error::invalid_param("too many people are invited by their addresses"));
     }
     let requester = call.requester();
     let mut invite = Vec::new();
@@ -104,6 +109,12 @@ async fn create_room(state: Arc<ClientState>, call: Call) -> Result<Reply, Error
         power_levels: body.power_level_content_override.unwrap_or_default(),
     };
     let room_id = state.rooms.create(creation).await.map_err(create_error)?;
+    for address in addresses {
+        // The room is there; that somebody is not invited is no reason to say otherwise.
+        if let Err(error) = invite_address(&state, &room_id, &requester.user_id, address).await {
+            tracing::info!(%room_id, ?error, "an invite by an address came to nothing");
+        }
+    }
     Ok(Reply::json(&json!({ "room_id": room_id })))
 }
 

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
-use hearth_rooms::MemberAction;
-use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName};
+use hearth_rooms::{MemberAction, ThirdPartyInvite};
+use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{answers::alias_error, members::enter, paths};
+use super::{
+    answers::{alias_error, send_error},
+    members::enter,
+    paths,
+};
 use crate::ClientState;
 
 /// Servers that a request may name.
@@ -35,14 +39,30 @@ async fn join_by_id_or_alias(state: Arc<ClientState>, call: Call) -> Result<Repl
 /// Joins, with what the body adds to the member event. Joining twice is joining once.
 async fn join(state: &ClientState, call: &Call, place: Place) -> Result<Reply, Error> {
     let mut given: Map<String, Value> = call.json_or_empty()?;
-    if given.remove("third_party_signed").is_some_and(|signed| !signed.is_null()) {
-        return Err(Error::forbidden("this server does not know third-party invites"));
+    if let Some(signed) = given.remove("third_party_signed").filter(|signed| !signed.is_null()) {
+        claim(state, call, &place.room_id, signed).await?;
     }
     if given.get("reason").is_some_and(|reason| !reason.is_string()) {
         return Err(Error::bad_json("reason must be a string"));
     }
     let room_id = enter(state, call, place, MemberAction::Join, given).await?;
     Ok(Reply::json(&json!({ "room_id": room_id })))
+}
+
+/// Has the invite made that an identity server's word gives the user a right to.
+async fn claim(state: &ClientState, call: &Call, room_id: &RoomId, signed: Value) -> Result<(), Error> {
+    let bad = |error: serde_json::Error| Error::bad_json(format!("third_party_signed: {error}"));
+    let mut signed: Map<String, Value> = serde_json::from_value(signed).map_err(bad)?;
+    let sender = signed.get("sender").cloned().unwrap_or_default();
+    // What is signed is what the event has: the id, the token, and where the identity server says so the sender.
+    signed.retain(|name, _| matches!(name.as_str(), "mxid" | "sender" | "signatures" | "token"));
+    let invite = ThirdPartyInvite {
+        room_id: room_id.to_owned(),
+        sender: serde_json::from_value(sender).map_err(bad)?,
+        target: call.requester().user_id.clone(),
+        signed,
+    };
+    state.rooms.claim_third_party_invite(invite).await.map_err(send_error)
 }
 
 /// A room, and servers that may help to get into it.

@@ -267,7 +267,7 @@ settings! {
     struct Outbound {
         /// Certificate authorities that are trusted beside the system's, PEM.
         extra_ca_files: Vec<PathBuf> = Vec::new();
-        /// Any certificate is accepted, except from other servers. For tests only. *Read, used by a later version.*
+        /// Any certificate is accepted, except from other homeservers. For tests only.
         insecure_skip_verify_except_federation: bool = false;
         /// Addresses that are never connected to. Absent: private, loopback, link-local and reserved ranges.
         denied_ip_ranges: Option<Vec<String>> = None, example "[\"10.0.0.0/8\"]";

@@ -5,6 +5,7 @@
 
 mod answer;
 mod backfill;
+mod by_address;
 mod candidates;
 mod invite;
 mod join;
@@ -37,6 +38,7 @@ use crate::{
     rooms::{MemberChange, Rooms},
 };
 use backfill::FailedFills;
+pub use by_address::Address;
 pub(crate) use outside::{outside_row, preview_events, stripped_of};
 use partial::Partial;
 use space::FarSpaces;

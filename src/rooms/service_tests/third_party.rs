@@ -5,7 +5,7 @@ use ruma::{OwnedRoomId, OwnedUserId, server_name};
 use serde_json::{Map, Value, json, value::to_raw_value};
 
 use super::twin::{Town, towns};
-use crate::{HandshakeError, Membership, Preset, SendError, StateChange, ThirdPartyInvite};
+use crate::{Address, HandshakeError, Membership, Preset, SendError, StateChange, ThirdPartyInvite};
 
 const URL: &str = "https://id.test/isvalid";
 
@@ -62,6 +62,34 @@ async fn the_inviters_server_makes_the_invite_of_the_one_who_bound_the_identifie
     let content: Value = event.content_as().unwrap();
     assert_eq!(content["third_party_invite"]["display_name"], "somebody", "as the inviter has it");
     b.join(&room_id, "bob", &[&a]).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_has_not_bound_their_address_is_invited_once_they_have() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Private).await;
+    let (alice, bob, rooms) = (a.user("alice"), b.user("bob"), &a.world.rooms);
+    let address = Address {
+        identity_server: "id.test".to_owned(),
+        access_token: "secret".to_owned(),
+        medium: "email".to_owned(),
+        address: "bob@example.com".to_owned(),
+    };
+    assert_eq!(rooms.find_by_address(&address).await.unwrap(), None);
+    let refused = rooms.invite_by_address(&room_id, &a.user("mallory"), &address).await;
+    assert!(matches!(refused, Err(SendError::Forbidden(_))));
+    assert_eq!(a.net.asked.lock().len(), 0, "the identity server sends no mail for who may not invite");
+    rooms.invite_by_address(&room_id, &alice, &address).await.unwrap();
+    assert_eq!(a.net.asked.lock().pop().unwrap(), r#"store-invite id.test "bob@example.com" "@alice:a.test""#);
+    let content = a.world.state(&room_id, "m.room.third_party_invite", "token").await.unwrap();
+    assert_eq!(content["display_name"], "b...@e...");
+    assert!(!content.to_string().contains("bob@example.com"), "the room is not told the address");
+    let signed = proof("token", &bob, &identity_key());
+    let invite = ThirdPartyInvite { room_id: room_id.clone(), sender: alice, target: bob.clone(), signed };
+    b.world.rooms.claim_third_party_invite(invite).await.unwrap();
+    assert_eq!(a.membership(&room_id, &bob).await, Some(Membership::Invite));
+    a.net.bound.lock().insert("bob@example.com".to_owned(), bob.clone());
+    assert_eq!(rooms.find_by_address(&address).await.unwrap(), Some(bob));
 }
 
 #[tokio::test]

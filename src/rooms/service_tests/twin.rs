@@ -8,8 +8,8 @@ use std::{
 use bytes::Bytes;
 use hearth_core::{Event, PublicKey, PublicKeys, RoomVersion, SigningKey};
 use hearth_ports::{
-    AliasTarget, BoxFuture, EventBytes, Handshake, JoinAnswer, ManualClock, MissingEvents, PeerError, Peers,
-    SeededEntropy, StateEvents, StateIds, Template, WantedKeys, mem::MemEngine,
+    AliasTarget, BoxFuture, EventBytes, Handshake, IdentityKey, IdentityServer, JoinAnswer, ManualClock, MissingEvents,
+    PeerError, Peers, SeededEntropy, StateEvents, StateIds, StoredInvite, Template, WantedKeys, mem::MemEngine,
 };
 use hearth_store::{Store, StoreSettings};
 use parking_lot::Mutex;
@@ -28,6 +28,9 @@ type Tamper = Box<dyn Fn(&mut JoinAnswer) + Send + Sync>;
 /// What policy servers answer: to whom, to which event.
 type PolicyServer = Box<dyn Fn(&ServerName, &Event) -> Result<Bytes, PeerError> + Send + Sync>;
 
+/// What a test may do to a state on its way.
+type TamperState = Box<dyn Fn(&mut StateEvents) + Send + Sync>;
+
 /// Who can be reached, under which names and keys.
 #[derive(Default)]
 pub(crate) struct Net {
@@ -40,9 +43,12 @@ pub(crate) struct Net {
     /// What was asked of whom, by endpoint: `make_join there`.
     pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) tamper: Mutex<Option<Tamper>>,
+    pub(crate) tamper_state: Mutex<Option<TamperState>>,
     pub(crate) policy_server: Mutex<Option<PolicyServer>>,
     /// Keys of identity servers that no longer count.
     pub(crate) revoked: Mutex<BTreeSet<String>>,
+    /// Who has bound which address, as identity servers say.
+    pub(crate) bound: Mutex<BTreeMap<String, OwnedUserId>>,
 }
 
 /// One server's view of the others.
@@ -390,7 +396,11 @@ impl Peers for Link {
     ) -> BoxFuture<'a, Result<StateEvents, PeerError>> {
         Box::pin(async move {
             let rooms = self.of(server, "state")?;
-            rooms.serve_state(&self.own, room, at).await.map_err(serve_error)
+            let mut state = rooms.serve_state(&self.own, room, at).await.map_err(serve_error)?;
+            if let Some(tamper) = &*self.net.tamper_state.lock() {
+                tamper(&mut state);
+            }
+            Ok(state)
         })
     }
 
@@ -489,6 +499,30 @@ impl Peers for Link {
         self.net.asked.lock().push(format!("isvalid {url}"));
         let is_valid = !self.net.revoked.lock().contains(public_key);
         Box::pin(std::future::ready(Ok(is_valid)))
+    }
+
+    fn identity_lookup<'a>(
+        &'a self,
+        _server: &'a IdentityServer<'a>,
+        _medium: &'a str,
+        address: &'a str,
+    ) -> BoxFuture<'a, Result<Option<OwnedUserId>, PeerError>> {
+        Box::pin(std::future::ready(Ok(self.net.bound.lock().get(address).cloned())))
+    }
+
+    fn identity_store_invite<'a>(
+        &'a self,
+        server: &'a IdentityServer<'a>,
+        body: Bytes,
+    ) -> BoxFuture<'a, Result<StoredInvite, PeerError>> {
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let (address, inviter) = (&body["address"], &body["sender"]);
+        self.net.asked.lock().push(format!("store-invite {} {address} {inviter}", server.name));
+        let public_key = SigningKey::from_seed(&[42; 32], "0").public_key_base64();
+        let key = IdentityKey { public_key, key_validity_url: "https://id.test/isvalid".to_owned() };
+        let display_name = "b...@e...".to_owned();
+        let stored = StoredInvite { token: "token".to_owned(), public_keys: vec![key], display_name };
+        Box::pin(std::future::ready(Ok(stored)))
     }
 
     fn policy_sign<'a>(&'a self, server: &'a ServerName, event: &'a Event) -> BoxFuture<'a, Result<Bytes, PeerError>> {
