@@ -564,3 +564,27 @@ async fn many_branches_are_bounded() {
     assert_eq!(scene.extremities().await, [ours.to_string()].into());
     scene.world.check().await;
 }
+
+#[tokio::test]
+async fn what_several_events_cite_is_missing_once() {
+    for comes_first in [true, false] {
+        let scene = Scene::new(V).await;
+        let missing = scene.go_on(&Act::say(BOB, "missing"));
+        scene.script.refused.lock().insert("missing_events");
+        let (left, right) = {
+            let mut room = scene.room();
+            let cited = [missing.event_id()];
+            (room.make(&cited, &Act::say(BOB, "left")), room.make(&cited, &Act::say(CARL, "right")))
+        };
+        if comes_first {
+            scene.take(&left).await;
+            scene.take(&right).await;
+        } else {
+            assert!(scene.send(&[&left, &right]).await.iter().all(Result::is_ok));
+        }
+        scene.world.check().await;
+        scene.take(&missing).await;
+        assert!(scene.is_shown(&missing).await);
+        scene.world.check().await;
+    }
+}

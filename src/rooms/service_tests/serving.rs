@@ -78,6 +78,27 @@ async fn who_is_not_in_the_room_gets_nothing_whatever_its_history() {
 }
 
 #[tokio::test]
+async fn who_is_put_out_is_told_where_that_stands() {
+    for action in [MemberAction::Kick, MemberAction::Ban] {
+        let [a, b] = towns(["a.test", "b.test"]).await;
+        let room_id = a.create("alice", Preset::Public).await;
+        b.join(&room_id, "bob", &[&a]).await.unwrap();
+        let said = a.say(&room_id, "alice", "last words").await.unwrap();
+        let end = a.act(&room_id, "alice", action, &b.user("bob"), &[]).await.unwrap();
+        let rooms = &a.world.rooms;
+        let before = rooms.serve_missing(&b.name, &room_id, &missing(&[&end], &[], 1)).await.unwrap();
+        assert_eq!(ids(&before), ["last words"]);
+        assert!(!rooms.serve_state_ids(&b.name, &room_id, &end).await.unwrap().state.is_empty());
+        // Of nothing else, and not what came after.
+        assert!(rooms.serve_missing(&b.name, &room_id, &missing(&[&said], &[], 1)).await.is_err());
+        assert!(rooms.serve_state_ids(&b.name, &room_id, &said).await.is_err());
+        let after = a.say(&room_id, "alice", "at last").await.unwrap();
+        assert!(rooms.serve_missing(&b.name, &room_id, &missing(&[&after], &[], 9)).await.is_err());
+        assert!(given(&a, &b, &after).await.is_err());
+    }
+}
+
+#[tokio::test]
 async fn a_latecomer_is_given_what_its_users_may_see_and_the_shape_of_the_rest() {
     // Columns: before bob came, while he was there, after he went; he is back now.
     let table = [("world_readable", "yyy"), ("shared", "yyy"), ("invited", "nyn"), ("joined", "nyn")];
