@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use futures_util::future::try_join_all;
 use hearth_ports::{CommitError, Key, Partition, Table, Unavailable};
 use ruma::OwnedUserId;
 
@@ -33,12 +34,18 @@ impl Store {
                 }
             }
         }
-        for (partition, mut users) in missing {
+        // Commits of many partitions that wait together are made durable together.
+        let commits = missing.into_iter().map(|(partition, mut users)| async move {
             users.sort_unstable();
             users.dedup();
+            let mut given = Vec::with_capacity(users.len());
             for some in users.chunks(USERS_AT_ONCE) {
-                known.extend(self.give_numbers(partition, some).await?);
+                given.extend(self.give_numbers(partition, some).await?);
             }
+            Ok::<_, LoadError>(given)
+        });
+        for given in try_join_all(commits).await? {
+            known.extend(given);
         }
         let mut numbers = Vec::with_capacity(user_ids.len());
         for user_id in user_ids {

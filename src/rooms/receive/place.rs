@@ -69,7 +69,8 @@ impl Writer {
         let mut outcomes: Vec<Option<Result<Outcome, ReceiveError>>> = Vec::new();
         outcomes.resize_with(events.len(), || None);
         // Numbers are commits of their own: the room need not wait for them.
-        let users: Vec<_> = events.iter().filter_map(|arriving| member_in(&arriving.event)).collect();
+        let placed = events.iter().filter(|arriving| !matches!(arriving.place, Place::Outlier));
+        let users: Vec<_> = placed.filter_map(|arriving| member_in(&arriving.event)).collect();
         let mut failed = self.store.ensure_user_numbers(&users).await.err().map(ReceiveError::from);
         // Before the room stands still for these events.
         if let Err(error) = self.complete_policies(room, &mut events).await {

@@ -224,3 +224,30 @@ async fn an_invited_user_comes_in_and_another_goes_out_again() {
     assert_agree(&room_id, &a, &b).await;
     assert_eq!(b.world.head(&room_id).await.joined as usize, 2 * CROWD + 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_state_that_cannot_be_right_is_not_taken_and_a_bad_event_spoils_only_itself() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = crowded(&a, RoomVersion::V11).await;
+    let is_of_a = |event: &Bytes| String::from_utf8_lossy(event).contains("\"state_key\":\"@");
+    let asked = || a.net.asked.lock().iter().filter(|asked| *asked == "state a.test").count();
+    *a.net.tamper_state.lock() = Some(Box::new(move |state| state.state.retain(|event| !is_of_a(event))));
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    while asked() < 3 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(b.is_partial(&room_id).await);
+    *a.net.tamper_state.lock() = Some(Box::new(|state| {
+        // Their own topic stands in the place of what was told with the join, and a name is not signed.
+        let forged = state.state.iter().map(|event| String::from_utf8_lossy(event).replace("\"topic\"", "\"tropic\""));
+        let forged: Vec<Bytes> = forged.map(Bytes::from).collect();
+        let user = state.state.iter().find(|event| String::from_utf8_lossy(event).contains("@user7:"));
+        let user = String::from_utf8_lossy(user.unwrap()).replace("@user7:", "@nobody:");
+        state.state = forged;
+        state.state.push(Bytes::from(user));
+        state.state.push(Bytes::from_static(b"{}"));
+    }));
+    b.completes().await;
+    assert_agree(&room_id, &a, &b).await;
+    assert_eq!(b.membership(&room_id, &a.user("nobody")).await, None);
+}

@@ -183,7 +183,7 @@ impl Rooms {
     async fn fetch_through(&self, job: &Job, server: &ServerName) -> Result<usize, SendError> {
         let staging = self.stage(job, server).await?;
         let members = self.store_staged(job, server, staging).await?;
-        self.settle(job, server, &members).await?;
+        self.settle(job, &members).await?;
         Ok(members.len())
     }
 

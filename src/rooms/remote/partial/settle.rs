@@ -20,7 +20,7 @@ use hearth_store::{
         self, CurrentStateRow, EventFlags, Membership, PartialRow, TIMELINE_POSITION_OFFSET, TimelineRow, partial_key,
     },
 };
-use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
+use ruma::{OwnedServerName, OwnedUserId, UserId};
 
 use super::Job;
 use crate::{
@@ -34,6 +34,9 @@ use crate::{
 
 /// Members that one batch brings in: their rows are some 500 bytes each, and the tree's nodes.
 const MEMBERS_AT_ONCE: usize = 1_000;
+
+/// Users that are given their numbers together.
+const NUMBERED_AT_ONCE: usize = 20_000;
 
 /// Rows of the timeline, or of members, that are looked at together.
 const ROWS_AT_ONCE: usize = 500;
@@ -52,29 +55,22 @@ struct Progress {
 
 impl Rooms {
     /// Makes these memberships part of the room.
-    pub(super) async fn settle(
-        &self,
-        job: &Job,
-        server: &ServerName,
-        members: &[EventNumber],
-    ) -> Result<(), SendError> {
+    pub(super) async fn settle(&self, job: &Job, members: &[EventNumber]) -> Result<(), SendError> {
         let writer = &self.writer;
         let active = writer.active(job.room);
         let mut progress = Progress { full: job.row.state, members: HashSet::new(), local: Vec::new() };
-        let mut names_itself = false;
+        for some in members.chunks(NUMBERED_AT_ONCE) {
+            self.number_users(job, some).await?;
+        }
         for some in members.chunks(MEMBERS_AT_ONCE) {
             let events: Vec<Arc<StoredEvent>> =
                 writer.store.events_in_passing(job.room, some).await?.into_iter().flatten().collect();
             let targets = targets(writer, &events).await?;
-            names_itself |= targets.iter().any(|target| is_joined_from(target, server));
             // Let go of after each batch: our own users write meanwhile.
             let mut slot = active.cache.lock().await;
             let mut loader = loader(writer, writer.load(&mut slot, job.room).await?, job, progress.full)?;
             *slot = None;
             loader.add_members(job.row.state, &targets, &mut progress).await?;
-        }
-        if !names_itself {
-            return Err(SendError::Unreachable("the server's state has no members of its own".to_owned()));
         }
         let mut slot = active.cache.lock().await;
         let mut loader = loader(writer, writer.load(&mut slot, job.room).await?, job, progress.full)?;
@@ -83,6 +79,17 @@ impl Rooms {
         loader.follow_events(job.row.event).await?;
         loader.count_members().await?;
         loader.finish_partial(job, &progress.local).await
+    }
+
+    /// Gives the users of these events their numbers: one commit for all of a partition.
+    async fn number_users(&self, job: &Job, members: &[EventNumber]) -> Result<(), LoadError> {
+        let store = &self.writer.store;
+        let mut users: Vec<OwnedUserId> = Vec::with_capacity(members.len());
+        for some in members.chunks(MEMBERS_AT_ONCE) {
+            let events = store.events_in_passing(job.room, some).await?;
+            users.extend(events.iter().flatten().filter_map(|stored| member_of(&stored.event)));
+        }
+        store.ensure_user_numbers(&users).await.map(drop)
     }
 }
 
@@ -111,11 +118,6 @@ async fn targets<'e>(writer: &Writer, events: &'e [Arc<StoredEvent>]) -> Result<
     let numbers: Vec<UserNumber> = writer.store.ensure_user_numbers(&users).await?;
     let target = |((event, number), user)| Target { event, number, member: Some((user, membership_of(event))) };
     Ok(found.into_iter().zip(numbers).map(target).collect())
-}
-
-fn is_joined_from(target: &Target<'_>, server: &ServerName) -> bool {
-    let user = target.event.state_key().and_then(|user| <&UserId>::try_from(user).ok());
-    matches!(target.member, Some((_, Membership::Join))) && user.is_some_and(|user| user.server_name() == server)
 }
 
 impl Loader<'_> {
@@ -169,12 +171,11 @@ impl Loader<'_> {
         Ok(changed.map(|(pair, _)| *pair).collect())
     }
 
-    /// Takes out memberships that were known from earlier, and that the room has no more.
+    /// Takes out memberships that the room does not have: those known from earlier, or left by an attempt that failed.
     async fn remove_unknown(&mut self, base: StateVersion, members: &HashSet<StateKeyNumber>) -> Result<(), SendError> {
         let store = &self.writer.store;
-        let all = store.state_all(self.room, base).await?;
-        let others: Vec<StateKeyNumber> =
-            all.into_iter().map(|(pair, _)| pair).filter(|pair| !members.contains(pair)).collect();
+        let all = (StateKeyNumber::FIRST.0..self.head.next_state_key.0).map(StateKeyNumber);
+        let others: Vec<StateKeyNumber> = all.filter(|pair| !members.contains(pair)).collect();
         for some in others.chunks(ROWS_AT_ONCE) {
             let changed = self.changed(base, some).await?;
             let rows = store.state_keys(self.room, some).await?;
@@ -183,16 +184,15 @@ impl Loader<'_> {
             for (pair, row) in some.iter().zip(rows) {
                 let Some(row) = row.filter(|row| row.kind == "m.room.member") else { continue };
                 changes.push((*pair, None));
-                if changed.contains(pair) {
-                    continue;
-                }
                 let key = tables::current_state_key(self.room, &row.kind, &row.state_key);
                 let current: Option<CurrentStateRow> = store.get(Table::Rm, &key).await?;
-                if let Some(user) = current.and_then(|current| current.user) {
+                let Some(current) = current.filter(|row| row.event.is_some() && !changed.contains(pair)) else {
+                    continue;
+                };
+                if let Some(user) = current.user {
                     write.delete(Table::Rm, tables::member_rooms_key(user, self.room));
                 }
-                let gone = CurrentStateRow { state_key: *pair, event: None, membership: None, user: None };
-                write.put(Table::Rm, key, &gone);
+                write.put(Table::Rm, key, &CurrentStateRow { event: None, membership: None, ..current });
             }
             if !changes.is_empty() {
                 self.build(&mut write, &changes).await?;

@@ -43,6 +43,8 @@ pub(super) struct Staging {
     events: Vec<Staged>,
     /// The auth events of those that are staged, one after the other.
     auths: Vec<Short>,
+    /// A user of the server that tells the state is joined in it.
+    names_teller: bool,
 }
 
 /// An event that has come.
@@ -103,8 +105,11 @@ impl Rooms {
         let mut write = Write::new(job.room.partition());
         while let Some(piece) = pieces.next().await.map_err(send_error)? {
             for some in piece.events.chunks(EVENTS_AT_ONCE) {
-                self.stage_some(job, &mut staging, &mut write, some, piece.in_state).await?;
+                self.stage_some(job, server, &mut staging, &mut write, some, piece.in_state).await?;
             }
+        }
+        if !staging.names_teller {
+            return Err(SendError::Unreachable("the server's state has no members of its own".to_owned()));
         }
         self.writer.store.commit(write).await?;
         tracing::info!(room_id = %job.room_id, %server, events = staging.events.len(), "the state of a room has come");
@@ -114,6 +119,7 @@ impl Rooms {
     async fn stage_some(
         &self,
         job: &Job,
+        server: &ServerName,
         staging: &mut Staging,
         write: &mut Write,
         events: &[EventBytes],
@@ -127,6 +133,9 @@ impl Rooms {
         for ((raw, bytes), number) in here.into_iter().zip(numbers) {
             let event = raw.unchecked();
             let is_member = in_state && event.state_pair().is_some_and(|(kind, _)| kind == "m.room.member");
+            staging.names_teller |= is_member
+                && event.membership().is_some_and(|membership| membership.as_str() == "join")
+                && event.sender().server_name() == server;
             let short = id16(raw.event_id().as_str());
             if let Some(place) = staging.places.get(&short) {
                 staging.events[*place as usize].is_member |= is_member;
