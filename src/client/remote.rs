@@ -67,3 +67,34 @@ fn is_errcode(text: &str) -> bool {
 pub(crate) fn unreachable(message: String) -> Error {
     Error::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_server_has_no_say_in_what_a_client_does_with_its_session() {
+        let told = |status, errcode: &str| {
+            let error = refused(status, errcode, "no");
+            (error.status().as_u16(), error.errcode().to_owned())
+        };
+        for (status, errcode) in [(403, "M_FORBIDDEN"), (400, "M_UNABLE_TO_GRANT_JOIN"), (400, "ORG.EXAMPLE.NO_CATS")] {
+            assert_eq!(told(status, errcode), (status, errcode.to_owned()), "passed through");
+        }
+        let others = [
+            (401, "M_UNKNOWN_TOKEN"),
+            (403, "M_UNKNOWN_TOKEN"),
+            (401, "M_FORBIDDEN"),
+            (403, "M_USER_LOCKED"),
+            (400, "M_INVALID_PARAM"),
+            (500, "M_FORBIDDEN"),
+            (403, "no code"),
+            (403, ""),
+        ];
+        for (status, errcode) in others {
+            assert_eq!(told(status, errcode), (502, "M_UNKNOWN".to_owned()), "{status} {errcode}");
+        }
+        assert_eq!(told(403, &"M".repeat(65)).0, 502);
+        assert_eq!(told(429, "M_LIMIT_EXCEEDED"), (429, "M_LIMIT_EXCEEDED".to_owned()));
+    }
+}
