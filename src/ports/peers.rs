@@ -350,7 +350,11 @@ pub trait Peers: Send + Sync {
     }
 
     /// Asks a room's policy server to sign an event; the answer is its signatures as JSON: by server, then by key id.
-    fn policy_sign<'a>(&'a self, _server: &'a ServerName, _event: &'a Event) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+    fn policy_sign<'a>(
+        &'a self,
+        _server: &'a ServerName,
+        _event: &'a Event,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
         denied()
     }
 }
