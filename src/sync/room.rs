@@ -8,6 +8,7 @@ use hearth_view::{
     Membership, PageToken,
     delta::{Passage, Section, section},
 };
+use ruma::{OwnedRoomId, RoomId};
 
 use crate::{
     SyncError, account, json,
@@ -40,7 +41,14 @@ pub(crate) async fn write(
     if let Some(row) = outside::load(look, known.room).await? {
         return outside::write(look, sections, known.room, &view.room_id, &row).await;
     }
-    let Some(mut visit) = Visit::begin(view, known.row).await? else { return Ok(()) };
+    let mut visit = match Visit::begin(view, known.row).await? {
+        Begun::Nothing => return Ok(()),
+        Begun::Erased { room_id, upto } => {
+            write_erased(&mut sections.leave, &room_id, upto);
+            return Ok(());
+        }
+        Begun::Visit(visit) => visit,
+    };
     let account_data = known.account_data;
     match section(&look.wish, &visit.passage) {
         None => Ok(()),
@@ -73,6 +81,18 @@ struct Visit<'a> {
     members_came: bool,
 }
 
+/// What a look at the reader's part in a room began with.
+enum Begun<'a> {
+    /// The reader has and had no part in it, or is not told of it yet.
+    Nothing,
+    /// No event gives the reader a membership any more: what did lost where branches of the room met.
+    Erased {
+        room_id: OwnedRoomId,
+        upto: Order,
+    },
+    Visit(Box<Visit<'a>>),
+}
+
 /// What surrounds the timeline of a room that the reader is or was in.
 struct Stretch {
     /// What the client has of the state.
@@ -83,8 +103,7 @@ struct Stretch {
 }
 
 impl<'a> Visit<'a> {
-    /// `None` where the reader has and had no part in the room.
-    async fn begin(view: RoomView<'a>, row: Option<MembershipRow>) -> Result<Option<Self>, SyncError> {
+    async fn begin(view: RoomView<'a>, row: Option<MembershipRow>) -> Result<Begun<'a>, SyncError> {
         let look = view.look;
         let store = &look.syncs.store;
         let partition = view.room.partition();
@@ -96,7 +115,11 @@ impl<'a> Visit<'a> {
             Some(since) => tape.state_at(store, since).await?,
             None => StateVersion::EMPTY,
         };
-        let Some(own) = view.gate.own_member(tape.state_now()).await? else { return Ok(None) };
+        let Some(own) = view.gate.own_member(tape.state_now()).await? else {
+            let before = view.gate.own_member(state_before).await?;
+            let is_in = before.is_some_and(|own| !matches!(membership_of(&own), Membership::Leave | Membership::Ban));
+            return Ok(if is_in { Begun::Erased { room_id: view.room_id.clone(), upto } } else { Begun::Nothing });
+        };
         let own_before = match state_before == tape.state_now() {
             true => Some(Arc::clone(&own)),
             false => view.gate.own_member(state_before).await?,
@@ -108,10 +131,9 @@ impl<'a> Visit<'a> {
             known => known,
         };
         let joined_position = row.map_or(0, |row| row.joined_position);
-        let membership = |event: &StoredEvent| Membership::of(Some(&event.event));
         let passage = Passage {
-            before: own_before.as_deref().map_or(Membership::Leave, membership),
-            after: membership(&own),
+            before: own_before.as_deref().map_or(Membership::Leave, membership_of),
+            after: membership_of(&own),
             changed,
             departed_between: false,
             joined_between: joined_position > since.map_or(0, |since| since.position),
@@ -122,7 +144,7 @@ impl<'a> Visit<'a> {
         let mut visit =
             Self { view, tape, since, state_before, passage, own, departure, joined_position, members_came };
         if visit.passage.after == Membership::Join && !visit.heed_members().await? {
-            return Ok(None);
+            return Ok(Begun::Nothing);
         }
         if matches!(visit.passage.after, Membership::Leave | Membership::Ban) && (changed || look.wish.first) {
             let (event, from) = find_departure(&visit.view, Arc::clone(&visit.own)).await?;
@@ -130,7 +152,7 @@ impl<'a> Visit<'a> {
             visit.passage.departed_between = since.is_none_or(|since| event.header.order() > since);
             visit.departure = Some(event);
         }
-        Ok(Some(visit))
+        Ok(Begun::Visit(Box::new(visit)))
     }
 
     /// Heeds whether the room has its members; `false`: it is not told of yet. A room that was joined without them is
@@ -331,6 +353,18 @@ impl<'a> Visit<'a> {
         json::push(out, "]}");
         Ok(())
     }
+}
+
+fn membership_of(event: &StoredEvent) -> Membership {
+    Membership::of(Some(&event.event))
+}
+
+/// Of a room out of which no event has put the reader only that is told: that it is left.
+fn write_erased(out: &mut Vec<u8>, room_id: &RoomId, upto: Order) {
+    let place = PageToken { position: upto.position, within: upto.within };
+    json::name(out, room_id.as_str());
+    let timeline = format!("{{\"events\":[],\"limited\":false,\"prev_batch\":\"{place}\"}}");
+    json::push(out, &format!("{{\"timeline\":{timeline},\"state\":{{\"events\":[]}}}}"));
 }
 
 /// The event by which a reader whose member event this is left, and what they left: of leaves and bans in a row the

@@ -269,3 +269,23 @@ async fn account_data_stands_where_it_belongs() {
     assert!(none.get("account_data").is_none() && none.get("rooms").is_none(), "{none}");
     assert!(world.next(&alice, &second, json!({})).await.get("account_data").is_none());
 }
+
+/// Where branches of a room meet, a join may lose without any event that takes its place.
+#[tokio::test(start_paused = true)]
+async fn a_room_whose_join_is_undone_is_left() {
+    let world = World::new().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let room = world.room("room", &alice).await;
+    room.member(&bob, &bob, Membership::Join).await;
+    let joined = world.first(&bob, json!({})).await;
+    in_section(&joined, "join", &room);
+    room.erase_member(&bob).await;
+    let left = world.next(&bob, &joined, json!({})).await;
+    let told = in_section(&left, "leave", &room);
+    assert_eq!(told["timeline"]["events"], json!([]));
+    room.message(&alice, "among us").await;
+    let after = world.next(&bob, &left, json!({})).await;
+    assert_eq!(after["rooms"].get("leave"), None, "told once");
+    assert_eq!(after["rooms"].get("join"), None);
+    assert_eq!(world.first(&bob, json!({})).await["rooms"].get("leave"), None);
+}

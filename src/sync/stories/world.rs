@@ -160,6 +160,20 @@ impl Room {
         }
     }
 
+    /// Branches of the room meet, and of a user's memberships none is in force any more.
+    pub(super) async fn erase_member(&self, target: &Person) {
+        let mut draft = Draft::begin(self, "m.room.member", Some(target.id()), &json!({ "membership": "leave" })).await;
+        let number = draft.set_pair(None).await.expect("there was a membership");
+        let at = draft.write.position();
+        let row = TimelineRow { event: None, state: draft.head.state };
+        let key = tables::timeline_key(self.number, Order { position: 0, within: u32::MAX });
+        draft.write.put_filled(Table::Tl, key, encode(&row), Some((tables::TIMELINE_POSITION_OFFSET, at)), &[]);
+        let note = draft.put_member(number, at).await.expect("a membership");
+        draft.write.put_at(Table::Rm, tables::head_key(self.number), &draft.head, &[at]);
+        draft.write.log(at, LogEntry::Membership(note));
+        self.store.commit(draft.write).await.expect("nobody else writes");
+    }
+
     /// The events of the present state, by pair.
     pub(super) async fn state(&self) -> std::collections::BTreeMap<(String, String), String> {
         let head = self.store.head(self.number).await.expect("memory reads").expect("the room has a head");
@@ -210,7 +224,7 @@ impl<'a> Draft<'a> {
         let (room, number, at) = (self.room.number, self.head.next_event, self.write.position());
         let event_id = format!("${}-{}", self.room.id.as_str().trim_start_matches('!').replace(':', "-"), number.0);
         let state_before = self.head.state;
-        let replaces = if self.state_key.is_some() && !extra.loses { self.set_state(number).await } else { None };
+        let replaces = if self.state_key.is_some() && !extra.loses { self.set_pair(Some(number)).await } else { None };
         let mut event = json!({
             "auth_events": [], "content": content, "depth": number.0, "origin_server_ts": NOW_MS - 1_000,
             "prev_events": [], "sender": sender.id(), "type": self.kind,
@@ -247,7 +261,8 @@ impl<'a> Draft<'a> {
         event_id
     }
 
-    async fn set_state(&mut self, number: EventNumber) -> Option<EventNumber> {
+    /// Puts the event in force for its pair, or none; returns the one that was.
+    async fn set_pair(&mut self, number: Option<EventNumber>) -> Option<EventNumber> {
         let (room, store) = (self.room.number, &self.room.store);
         let (kind, state_key) = (&*self.kind.clone(), &*self.state_key.clone().unwrap_or_default());
         let before = store.current_state_row(room, kind, state_key).await.expect("memory reads");
@@ -258,13 +273,13 @@ impl<'a> Draft<'a> {
             self.write.put(Table::St, tables::state_key_key(room, pair), &row);
         }
         let mut states = StateBuilder::new(store, room);
-        let changes = [(pair, Some(number))];
+        let changes = [(pair, number)];
         let state = states.apply(self.head.state, &changes, self.head.next_state).await.expect("memory reads");
         states.finish(&mut self.write);
         (self.head.state, self.head.next_state) = (state, self.head.next_state.next());
         self.count(before.and_then(|row| row.membership));
-        let row =
-            tables::CurrentStateRow { state_key: pair, event: Some(number), membership: self.membership, user: None };
+        let membership = self.membership.filter(|_| number.is_some());
+        let row = tables::CurrentStateRow { state_key: pair, event: number, membership, user: None };
         self.write.put(Table::Rm, tables::current_state_key(room, kind, state_key), &row);
         before.and_then(|row| row.event)
     }
