@@ -55,8 +55,11 @@ impl Rooms {
             Ok(Err(_)) | Err(_) => self.leave_alone(&change, &standing)?,
         };
         let row = outside_row(&event, Membership::Leave, Vec::new(), &[]);
-        self.tell_outside(&change.target, &change.room_id, &row).await?;
-        Ok(event.event_id().to_owned())
+        if self.end_outside(&change.target, &change.room_id, &row).await? {
+            return Ok(event.event_id().to_owned());
+        }
+        // Meanwhile they have come in.
+        self.change_member_here(change).await
     }
 
     /// The membership that the user has in a room that this server is not in; `None`: none that could end.

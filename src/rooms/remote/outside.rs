@@ -3,8 +3,8 @@
 use hearth_core::{Event, RawEvent, RoomVersion, format::stripped_json};
 use hearth_ports::{EventBytes, Table};
 use hearth_store::{
-    CommitError, LoadError, LogEntry, MemberNote, RoomNumber, UserNumber, Write,
-    tables::{Membership, OutsideRow, STRIPPED_BYTES_MAX, outside_key, put_outside},
+    CommitError, LoadError, LogEntry, MemberNote, RoomNumber, UserNumber, Write, decode,
+    tables::{Membership, MembershipRow, OutsideRow, STRIPPED_BYTES_MAX, member_rooms_key, outside_key, put_outside},
 };
 use ruma::{OwnedServerName, RoomId, UserId};
 use serde::Deserialize;
@@ -45,20 +45,66 @@ impl Rooms {
         let store = &self.writer.store;
         let user = store.ensure_user_number(user).await?;
         for _ in 0..WRITE_ATTEMPTS_MAX {
-            let is_named = store.room_number(room_id).await?.is_some();
-            let room = store.assign_room_number(room_id).await?;
-            let mut write = Write::new(room.partition());
-            if !is_named {
-                write.name_room(room, room_id);
-            }
-            put_outside(&mut write, user, room, row);
-            match store.commit(write).await {
-                Ok(_) => return Ok(room),
-                Err(CommitError::Conflict) => {}
-                Err(error) => return Err(SendError::Unavailable(error.to_string())),
+            let (room, write) = self.begin_outside(room_id).await?;
+            if self.commit_outside(write, (user, room), row).await? {
+                return Ok(room);
             }
         }
         Err(SendError::Conflict)
+    }
+
+    /// Tells a user of ours that their invite or knock has ended. `false`: they have come into the room meanwhile, and
+    /// nothing is told.
+    pub(crate) async fn end_outside(
+        &self,
+        user: &UserId,
+        room_id: &RoomId,
+        row: &OutsideRow,
+    ) -> Result<bool, SendError> {
+        let store = &self.writer.store;
+        let user = store.ensure_user_number(user).await?;
+        for _ in 0..WRITE_ATTEMPTS_MAX {
+            let (room, mut write) = self.begin_outside(room_id).await?;
+            let key = member_rooms_key(user, room);
+            let bytes = store.get_bytes(Table::Rm, &key).await?;
+            let known = bytes.as_deref().map(decode::<MembershipRow>).transpose().map_err(LoadError::from)?;
+            let is_joined = known.is_some_and(|known| known.membership == Membership::Join);
+            if is_joined && self.is_kept_here(room_id).await? {
+                return Ok(false);
+            }
+            write.require(Table::Rm, key, bytes);
+            if self.commit_outside(write, (user, room), row).await? {
+                return Ok(true);
+            }
+        }
+        Err(SendError::Conflict)
+    }
+
+    /// A batch that names the room, if nothing does yet.
+    async fn begin_outside(&self, room_id: &RoomId) -> Result<(RoomNumber, Write), SendError> {
+        let store = &self.writer.store;
+        let is_named = store.room_number(room_id).await?.is_some();
+        let room = store.assign_room_number(room_id).await?;
+        let mut write = Write::new(room.partition());
+        if !is_named {
+            write.name_room(room, room_id);
+        }
+        Ok((room, write))
+    }
+
+    /// `false`: something that the batch rests on has changed.
+    async fn commit_outside(
+        &self,
+        mut write: Write,
+        (user, room): (UserNumber, RoomNumber),
+        row: &OutsideRow,
+    ) -> Result<bool, SendError> {
+        put_outside(&mut write, user, room, row);
+        match self.writer.store.commit(write).await {
+            Ok(_) => Ok(true),
+            Err(CommitError::Conflict) => Ok(false),
+            Err(error) => Err(SendError::Unavailable(error.to_string())),
+        }
     }
 
     /// Takes out of a user's sight what they were told of a room from outside, once it has ended.

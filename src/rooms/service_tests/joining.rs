@@ -202,6 +202,22 @@ async fn an_invite_is_rejected_with_and_without_their_help() {
     }
 }
 
+/// An invite is declined, and before the other server has answered it is accepted from another device.
+#[tokio::test]
+async fn an_invite_that_was_accepted_meanwhile_has_not_ended() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let bob = b.user("bob");
+    let room_id = a.create("alice", Preset::Private).await;
+    a.act(&room_id, "alice", Invite, &bob, &[]).await.unwrap();
+    let mut row = b.world.rooms.outside(&bob, &room_id).await.unwrap().unwrap();
+    row.membership = Membership::Leave;
+    b.own(&room_id, "bob", Join, &[]).await.unwrap();
+    assert!(!b.world.rooms.end_outside(&bob, &room_id, &row).await.unwrap());
+    assert!(b.world.rooms.outside(&bob, &room_id).await.unwrap().is_none());
+    b.own(&room_id, "bob", Leave, &[]).await.unwrap();
+    assert!(b.world.rooms.end_outside(&bob, &room_id, &row).await.unwrap());
+}
+
 #[tokio::test]
 async fn a_knock_is_taken_answered_and_taken_back() {
     for version in [RoomVersion::V7, RoomVersion::V10, RoomVersion::V12] {
