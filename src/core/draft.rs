@@ -11,7 +11,7 @@ use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{
     EVENT_BYTES_MAX, Event, ID_BYTES_MAX, INTEGER_MAX, RoomVersion, SigningKey, hash,
-    json::{self, JsonError, Limits, Numbers, Value, write_string},
+    json::{self, JsonError, Limits, Numbers, Object, Value, write_string},
     keys, redact,
 };
 
@@ -142,12 +142,19 @@ pub fn build(
 /// Adds our signature to another server's event, as a server does whose user is invited.
 /// [`PUT /invite`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid).
 pub fn cosign(event: &Event, key: &SigningKey, server_name: &ServerName) -> Result<Event, BuildError> {
+    with_signature(event, |object| {
+        let signed = redact::signed_text(object, event.kind(), event.version().rules());
+        keys::add_signature(object, server_name, key.id(), key.sign_bytes(signed.as_bytes()));
+    })
+}
+
+/// The event with what `sign` adds to its object, which must be a signature and nothing else.
+pub(crate) fn with_signature(event: &Event, sign: impl FnOnce(&mut Object<'_>)) -> Result<Event, BuildError> {
     let limits = Limits { depth_max: json::RECEIVED_DEPTH_MAX, numbers: Numbers::Lenient };
     let Value::Object(mut object) = json::parse(event.json(), &limits)? else {
         return Err(BuildError::ContentNotObject);
     };
-    let signed = redact::signed_text(&object, event.kind(), event.version().rules());
-    keys::add_signature(&mut object, server_name, key.id(), key.sign_bytes(signed.as_bytes()));
+    sign(&mut object);
     let mut json = String::with_capacity(event.json().len() + 160);
     object.write(&mut json);
     if json.len() > EVENT_BYTES_MAX {

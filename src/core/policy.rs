@@ -1,12 +1,12 @@
 //! Signatures of policy servers: a room's policy server signs what it recommends, by a key that the room's state names.
 //! [Validating Policy Server signatures](https://spec.matrix.org/v1.19/server-server-api/#validating-policy-server-signatures).
 
-use bytes::Bytes;
 use ruma::ServerName;
 
 use crate::{
-    BuildError, EVENT_BYTES_MAX, Event,
-    json::{self, Limits, Numbers, Value},
+    BuildError, Event,
+    draft::with_signature,
+    json::{self, Limits, Numbers},
     keys, redact,
 };
 
@@ -25,18 +25,5 @@ pub fn is_signed_by_policy_server(event: &Event, server: &ServerName, public_key
 
 /// The event with a signature of a policy server; the other signatures stay.
 pub fn add_policy_signature(event: &Event, server: &ServerName, signature: &str) -> Result<Event, BuildError> {
-    let limits = Limits { depth_max: json::RECEIVED_DEPTH_MAX, numbers: Numbers::Lenient };
-    let Value::Object(mut object) = json::parse(event.json(), &limits)? else {
-        return Err(BuildError::ContentNotObject);
-    };
-    keys::add_signature(&mut object, server, POLICY_KEY_ID, signature.to_owned());
-    let mut json = String::with_capacity(event.json().len() + 160);
-    object.write(&mut json);
-    if json.len() > EVENT_BYTES_MAX {
-        return Err(BuildError::TooLarge);
-    }
-    let (event_id, room_id) = (event.event_id().to_owned(), event.room_id().to_owned());
-    Ok(Event::parse_stored(event.version(), event_id, room_id, Bytes::from(json))
-        .expect("only a signature was added")
-        .with_rejected(event.rejected()))
+    with_signature(event, |object| keys::add_signature(object, server, POLICY_KEY_ID, signature.to_owned()))
 }
