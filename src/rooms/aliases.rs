@@ -281,9 +281,8 @@ impl Rooms {
         user: &UserId,
         alias: &RoomAliasId,
     ) -> Result<(), SendError> {
-        let row = self.writer.store.current_state_row(room, "m.room.canonical_alias", "").await?;
-        let Some(number) = row.and_then(|row| row.event) else { return Ok(()) };
-        let Some(event) = self.writer.store.event(room, number).await? else { return Ok(()) };
+        let event = self.writer.store.current_state_event(room, "m.room.canonical_alias", "").await?;
+        let Some(event) = event else { return Ok(()) };
         let mut content: Map<String, Value> = event.event.content_as().unwrap_or_default();
         let had = content.len();
         let mut changed = false;

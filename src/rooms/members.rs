@@ -169,11 +169,7 @@ impl Rooms {
     pub async fn unwelcome_guests(&self, room_id: &RoomId) -> Result<Vec<OwnedUserId>, SendError> {
         let store = &self.writer.store;
         let room = store.room_number(room_id).await?.ok_or(SendError::UnknownRoom)?;
-        let row = store.current_state_row(room, "m.room.guest_access", "").await?;
-        let event = match row.and_then(|row| row.event) {
-            Some(number) => store.event(room, number).await?,
-            None => None,
-        };
+        let event = store.current_state_event(room, "m.room.guest_access", "").await?;
         if guests_may_join(event.as_ref().map(|stored| &stored.event)) {
             return Ok(Vec::new());
         }

@@ -100,9 +100,7 @@ impl Writer {
 
     /// The same by what is stored.
     async fn stored_policy(&self, room: RoomNumber) -> Result<Option<Policy>, LoadError> {
-        let row = self.store.current_state_row(room, KIND, "").await?;
-        let Some(number) = row.and_then(|row| row.event) else { return Ok(None) };
-        let stored = self.store.event(room, number).await?;
+        let stored = self.store.current_state_event(room, KIND, "").await?;
         self.policy_that_counts(room, stored.and_then(|stored| Policy::of(&stored.event))).await
     }
 

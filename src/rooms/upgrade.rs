@@ -108,9 +108,8 @@ impl Rooms {
         let store = &self.writer.store;
         let Some(room) = store.room_number(old).await? else { return Ok(()) };
         let Some(new_room) = store.room_number(new).await? else { return Ok(()) };
-        let row = store.current_state_row(room, "m.room.tombstone", "").await?;
-        let Some(number) = row.and_then(|row| row.event) else { return Ok(()) };
-        let Some(tombstone) = store.event(room, number).await? else { return Ok(()) };
+        let tombstone = store.current_state_event(room, "m.room.tombstone", "").await?;
+        let Some(tombstone) = tombstone else { return Ok(()) };
         let content: Value = tombstone.event.content_as().unwrap_or_default();
         if content["replacement_room"].as_str() != Some(new.as_str()) {
             return Ok(());
@@ -127,9 +126,7 @@ impl Rooms {
     pub async fn predecessor(&self, room_id: &RoomId) -> Result<Option<OwnedRoomId>, LoadError> {
         let store = &self.writer.store;
         let Some(room) = store.room_number(room_id).await? else { return Ok(None) };
-        let row = store.current_state_row(room, "m.room.create", "").await?;
-        let Some(number) = row.and_then(|row| row.event) else { return Ok(None) };
-        let Some(create) = store.event(room, number).await? else { return Ok(None) };
+        let Some(create) = store.current_state_event(room, "m.room.create", "").await? else { return Ok(None) };
         let content: Value = create.event.content_as().unwrap_or_default();
         Ok(content["predecessor"]["room_id"].as_str().and_then(|id| OwnedRoomId::try_from(id).ok()))
     }

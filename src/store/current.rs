@@ -29,6 +29,19 @@ impl Store {
         self.get(Table::Rm, &current_state_key(room, kind, state_key)).await
     }
 
+    /// The event that is in force for a pair.
+    pub async fn current_state_event(
+        &self,
+        room: RoomNumber,
+        kind: &str,
+        state_key: &str,
+    ) -> Result<Option<Arc<StoredEvent>>, LoadError> {
+        match self.current_state_row(room, kind, state_key).await?.and_then(|row| row.event) {
+            Some(number) => self.event(room, number).await,
+            None => Ok(None),
+        }
+    }
+
     /// The current state's entries of one type behind the state key `behind` (`None`: from the first), by state key, at
     /// most `rows_max`.
     pub async fn current_state_of_kind(

@@ -156,9 +156,7 @@ impl Rooms {
             return Err(SendError::UnknownRoom);
         }
         let unknown = || SendError::forbidden("the room has no such pending invite of this user");
-        let row = store.current_state_row(room, "m.room.third_party_invite", token).await?;
-        let number = row.and_then(|row| row.event).ok_or_else(unknown)?;
-        let stored = store.event(room, number).await?.ok_or_else(unknown)?;
+        let stored = store.current_state_event(room, "m.room.third_party_invite", token).await?.ok_or_else(unknown)?;
         // Only what a user of ours asked for is signed by us.
         if stored.event.sender() != invite.sender {
             return Err(unknown());

@@ -12,10 +12,8 @@ impl Rooms {
     pub async fn acl_allows(&self, room_id: &RoomId, server: &ServerName) -> Result<bool, ReadError> {
         let store = &self.writer.store;
         let Some(room) = store.room_number(room_id).await? else { return Ok(true) };
-        let row = store.current_state_row(room, "m.room.server_acl", "").await?;
-        let Some(number) = row.and_then(|row| row.event) else { return Ok(true) };
-        let Some(stored) = store.event(room, number).await? else { return Ok(true) };
-        Ok(list_of(&stored.event).is_allowed(server))
+        let stored = store.current_state_event(room, "m.room.server_acl", "").await?;
+        Ok(stored.is_none_or(|stored| list_of(&stored.event).is_allowed(server)))
     }
 }
 

@@ -113,10 +113,8 @@ impl Rooms {
             ("sender_avatar_url", "m.room.member", sender.as_str(), "avatar_url"),
         ];
         for (name, kind, state_key, field) in fields {
-            let store = &self.writer.store;
-            let row = store.current_state_row(room, kind, state_key).await?;
-            let Some(number) = row.and_then(|row| row.event) else { continue };
-            let Some(stored) = store.event(room, number).await? else { continue };
+            let stored = self.writer.store.current_state_event(room, kind, state_key).await?;
+            let Some(stored) = stored else { continue };
             let content: Map<String, Value> = stored.event.content_as().unwrap_or_default();
             let text = content.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
             told.extend(text.map(|text| (name.to_owned(), text.into())));

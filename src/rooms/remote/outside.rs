@@ -41,13 +41,12 @@ impl Rooms {
         user: &UserId,
         room_id: &RoomId,
         row: &OutsideRow,
-    ) -> Result<RoomNumber, SendError> {
-        let store = &self.writer.store;
-        let user = store.ensure_user_number(user).await?;
+    ) -> Result<(), SendError> {
+        let user = self.writer.store.ensure_user_number(user).await?;
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let (room, write) = self.begin_outside(room_id).await?;
             if self.commit_outside(write, (user, room), row).await? {
-                return Ok(room);
+                return Ok(());
             }
         }
         Err(SendError::Conflict)
