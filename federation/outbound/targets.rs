@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use hearth_rooms::undone_joins;
 use hearth_store::{EventNumber, LoadError, RoomNumber, StateDifference, StateVersion, Store, StoredEvent};
 use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedServerName, ServerName, UserId, events::room::member::MembershipState};
@@ -111,7 +112,8 @@ impl Targets {
     }
 
     /// The servers that an event of ours goes to: those in the room before it, and that of a user who is told by it that
-    /// an invite or knock has come to nothing. Never those who are invited by it: they were asked already.
+    /// an invite or knock has come to nothing. Never those who are invited by it: they were asked already. Where it joins
+    /// branches, also those that were in the room behind one of them: see [`undone_joins`].
     pub(super) async fn of(&self, room: RoomNumber, stored: &StoredEvent) -> Result<Vec<Target>, LoadError> {
         let before = self.at(room, stored.header.state_before).await?;
         let knows = |server: &OwnedServerName| stored.header.origin.as_deref() == Some(server.as_str());
@@ -129,6 +131,11 @@ impl Targets {
                 None => targets.push(Target { server: server.to_owned(), parting }),
             }
         }
+        for server in undone_joins(&self.store, room, stored).await? {
+            if server != self.own && !knows(&server) && !targets.iter().any(|target| target.server == server) {
+                targets.push(Target { server, parting: true });
+            }
+        }
         Ok(targets)
     }
 
@@ -141,6 +148,16 @@ impl Targets {
     ) -> Result<bool, LoadError> {
         let before = self.at(room, stored.header.state_before).await?;
         Ok(before.joined.contains_key(server) && stored.header.origin.as_deref() != Some(server.as_str()))
+    }
+
+    /// Whether a user of a server is in the room after an event.
+    pub(super) async fn is_there_after(
+        &self,
+        room: RoomNumber,
+        stored: &StoredEvent,
+        server: &ServerName,
+    ) -> Result<bool, LoadError> {
+        Ok(self.at(room, stored.header.state_after).await?.joined.contains_key(server))
     }
 
     /// The servers in the room now.

@@ -40,7 +40,7 @@ pub use receive::{ReceiveError, Received};
 pub use remote::Address;
 pub use reports::ReportError;
 pub use rooms::{MemberChange, Message, Redaction, Rooms, RoomsSettings, StateChange, TransactionId};
-pub use serve::ServeError;
+pub use serve::{ServeError, undone_joins};
 pub use summary::RoomSummary;
 pub use upgrade::{Upgrade, UpgradeError};
 

@@ -13,10 +13,12 @@ use crate::{
     StateChange, TransactionId,
 };
 
+mod branches;
 mod creating;
 mod directory;
 pub(crate) mod elsewhere;
 mod filling;
+mod following;
 mod joining;
 mod memberships;
 mod partial;

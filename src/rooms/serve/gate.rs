@@ -97,17 +97,22 @@ impl<'a> Gate<'a> {
         })
     }
 
-    /// Whether an event put a user of the server out of the room.
+    /// Whether an event put the server out of the room: it removed a user of it, or joined branches of which only one had
+    /// the server in the room.
     pub(super) async fn is_put_out_by(&mut self, stored: &StoredEvent) -> Result<bool, ServeError> {
         let (event, header) = (&stored.event, &stored.header);
+        let is_placed = header.state_before != StateVersion::UNKNOWN && !header.flags.has(EventFlags::OUTLIER);
+        if !(is_placed && stored.accepted()) {
+            return Ok(false);
+        }
         let target = event.state_key().and_then(|target| <&UserId>::try_from(target).ok());
         let is_theirs = target.is_some_and(|target| target.server_name() == self.server);
         let ends = matches!(event.membership(), Some(MembershipState::Leave | MembershipState::Ban));
-        if !(is_theirs && ends && event.sender().server_name() != self.server && stored.accepted()) {
-            return Ok(false);
+        if is_theirs && ends && event.sender().server_name() != self.server {
+            return Ok(self.party(header.state_before).await? == Party::Joined);
         }
-        let is_placed = header.state_before != StateVersion::UNKNOWN && !header.flags.has(EventFlags::OUTLIER);
-        Ok(is_placed && self.party(header.state_before).await? == Party::Joined)
+        let undone = super::undone_joins(&self.rooms.writer.store, self.room, stored).await?;
+        Ok(undone.contains(self.server) && self.party(header.state_before).await? != Party::Joined)
     }
 
     /// What the gate says of an event.

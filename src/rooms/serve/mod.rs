@@ -7,6 +7,7 @@
 mod gate;
 mod history;
 mod state;
+mod undone;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::{ReadError, rooms::Rooms};
 
 pub(crate) use gate::MemberKeys;
+pub use undone::undone_joins;
 
 use gate::Gate;
 
