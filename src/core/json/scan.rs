@@ -4,6 +4,9 @@ use std::borrow::Cow;
 
 use super::{JsonError, Limits, Numbers, Object, Value};
 
+/// Decimal digits of the largest integer of canonical JSON, 2^53 − 1.
+const INTEGER_DIGITS_MAX: usize = 16;
+
 /// What comes of a value: a tree, or nothing when only checking.
 trait Build<'a> {
     type Out;
@@ -233,11 +236,26 @@ fn is_canonical_integer(text: &str) -> bool {
     text != "-0" && text.parse::<i64>().is_ok_and(|value| value.unsigned_abs() <= crate::INTEGER_MAX)
 }
 
-/// The integer that a fraction or exponent spells out, if it is one of canonical JSON's.
+/// The integer that a fraction or exponent spells out, if it is one of canonical JSON's. Counted in decimal digits: a
+/// double takes `9007199254740990.7` for an integer, and `1e-400` for zero.
 fn integer_of(text: &str) -> Option<i64> {
-    let float: f64 = text.parse().ok()?;
-    // Up to this bound doubles hold integers exactly.
-    (float.fract() == 0.0 && float.abs() <= crate::INTEGER_MAX as f64).then_some(float as i64)
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{}{fraction}", whole.trim_start_matches('-'));
+    let digits = digits.trim_start_matches('0');
+    let significant = digits.trim_end_matches('0');
+    if significant.is_empty() {
+        return Some(0);
+    }
+    let exponent: i32 = exponent.parse().ok()?;
+    let trailing = (digits.len() - significant.len()) as i128;
+    let zeros = usize::try_from(i128::from(exponent) - fraction.len() as i128 + trailing).ok()?;
+    if significant.len() + zeros > INTEGER_DIGITS_MAX {
+        return None;
+    }
+    let value: i64 = format!("{significant}{}", "0".repeat(zeros)).parse().ok()?;
+    let value = if text.starts_with('-') { -value } else { value };
+    (value.unsigned_abs() <= crate::INTEGER_MAX).then_some(value)
 }
 
 fn hex4(bytes: &[u8], at: usize) -> Option<u32> {

@@ -93,8 +93,29 @@ fn numbers_outside_canonical_json_are_refused_where_events_are_made() {
     for number in ["0", "-1", "9007199254740991", "-9007199254740991"] {
         assert_eq!(check_json(number.as_bytes(), &Limits::EVENT), Ok(()), "{number}");
     }
-    assert_eq!(canonical(b"9007199254740993", &INTEGERS), Err(JsonError::Number));
-    assert_eq!(canonical(b"0.5", &INTEGERS), Err(JsonError::Number));
+}
+
+#[test]
+fn integers_are_counted_in_decimal() {
+    for (spelt, integer) in [
+        ("9007199254740990.0", "9007199254740990"),
+        ("0.9007199254740991e+16", "9007199254740991"),
+        ("-90071992547409910E-1", "-9007199254740991"),
+        ("-0.000", "0"),
+        ("0e99999999999999999999", "0"),
+        ("120e-1", "12"),
+        ("0.012e0003", "12"),
+    ] {
+        assert_eq!(canonical(spelt.as_bytes(), &INTEGERS).as_deref(), Ok(integer), "{spelt}");
+    }
+    // The nearest double of each is an integer in bounds.
+    for other in ["9007199254740990.7", "9007199254740991.4", "1e-400", "1.00000000000000000001", "-1e-99999999999999"]
+    {
+        assert_eq!(canonical(other.as_bytes(), &INTEGERS), Err(JsonError::Number), "{other}");
+    }
+    for other in ["9007199254740993", "0.5", "1e16", "9007199254740992e0", "1e99999999999999"] {
+        assert_eq!(canonical(other.as_bytes(), &INTEGERS), Err(JsonError::Number), "{other}");
+    }
 }
 
 #[test]
