@@ -67,6 +67,15 @@ impl MemEngine {
         Arc::new(Self { state: Mutex::new(State { gap, ..State::default() }) })
     }
 
+    /// Another engine with the same rows and positions; from here on each goes its own way.
+    pub fn fork(&self) -> Arc<Self> {
+        let state = self.state.lock();
+        let head = |partition: &PartitionState| PartitionState { head: partition.head, ..PartitionState::default() };
+        let partitions = state.partitions.iter().map(|(index, partition)| (*index, head(partition))).collect();
+        let state = State { tables: state.tables.clone(), partitions, gap: state.gap, ..State::default() };
+        Arc::new(Self { state: Mutex::new(state) })
+    }
+
     /// The next commit is answered with [`CommitError::Unavailable`]. Several calls make several commits fail.
     pub fn fail_next(&self, failure: Failure) {
         self.state.lock().failures.push_back(failure);
@@ -287,6 +296,20 @@ mod tests {
             assert_eq!(read(&engine).as_deref(), expected.map(str::as_bytes));
         }
         assert!(commit(&*engine, one_row("fine")).now_or_never().expect("nothing is paused").is_ok());
+    }
+
+    #[test]
+    fn a_fork_goes_its_own_way_from_where_it_was_made() {
+        let engine = MemEngine::new();
+        let commit = |engine: &MemEngine, value| {
+            commit(engine, one_row(value)).now_or_never().expect("nothing is paused").expect("nothing fails")
+        };
+        let first = commit(&engine, "first");
+        let fork = engine.fork();
+        let here = commit(&engine, "here");
+        let there = commit(&fork, "there");
+        assert_eq!((here.prev, there.prev), (first.last, first.last));
+        assert_eq!((read(&engine), read(&fork)), (Some("here".into()), Some("there".into())));
     }
 
     #[test]
