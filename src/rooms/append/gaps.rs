@@ -58,7 +58,7 @@ impl Group<'_> {
     }
 
     /// An event for which there is a gap is here.
-    async fn close_gap(&mut self, cache: &RoomCache, id: &EventId, cited_by: EventNumber) -> Result<(), LoadError> {
+    pub(super) async fn close_gap(&mut self, cache: &RoomCache, id: &EventId, cited_by: EventNumber) -> Result<(), LoadError> {
         self.write.delete(Table::Tl, tables::backward_key(cache.number, id.as_str()));
         let order = self.known(cache, cited_by).await?.header.order();
         let missing = match self.gaps.get(&order) {
@@ -73,7 +73,7 @@ impl Group<'_> {
         Ok(())
     }
 
-    async fn backward(&self, cache: &mut RoomCache, id: &EventId) -> Result<Option<BackwardRow>, LoadError> {
+    pub(super) async fn backward(&self, cache: &mut RoomCache, id: &EventId) -> Result<Option<BackwardRow>, LoadError> {
         if !cache.awaiting(&self.writer.store).await?.events {
             return Ok(None);
         }

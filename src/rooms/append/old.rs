@@ -5,19 +5,21 @@ use hearth_store::{
     EventNumber, LoadError, Order, encode,
     tables::{self, BackwardRow, GapRow, TimelineRow},
 };
-use ruma::OwnedEventId;
+use ruma::{EventId, OwnedEventId};
 
 use super::{Group, PlaceError, Placing, Redacting, Verdict, take_number};
 use crate::cache::RoomCache;
 
 impl Group<'_> {
     /// Adds an event of the past, at this place of the timeline if it is accepted. The current state and the extremities
-    /// stay as they are, and nobody is told. An error spoils batch and cache.
+    /// stay as they are, and nobody is told. `filled`: the gap that is filled and will be moved. An error spoils batch and
+    /// cache.
     pub(crate) async fn place_old(
         &mut self,
         cache: &mut RoomCache,
         placing: Placing,
         order: Order,
+        filled: Option<Order>,
     ) -> Result<EventNumber, PlaceError> {
         let number = take_number(cache, &placing);
         let after = self.state_after(cache, &placing, number).await?;
@@ -31,9 +33,27 @@ impl Group<'_> {
         }
         self.put(cache, number, &header, &placing, None);
         if is_accepted {
+            self.close_other_gap(cache, (number, placing.event.event_id()), filled).await?;
             self.redact(cache, number, &placing).await?;
         }
         Ok(number)
+    }
+
+    /// Closes the gap in which an event of the past is missing, where that is another than the one that is being filled,
+    /// which is moved: an event may be fetched for one and be missing in another, where it was cited meanwhile.
+    async fn close_other_gap(
+        &mut self,
+        cache: &mut RoomCache,
+        (number, id): (EventNumber, &EventId),
+        filled: Option<Order>,
+    ) -> Result<(), LoadError> {
+        let Some(row) = self.backward(cache, id).await? else { return Ok(()) };
+        let order = self.known(cache, row.cited_by).await?.header.order();
+        if filled != Some(order) {
+            self.close_gap(cache, id, row.cited_by).await?;
+            self.cite_old(cache, row.cited_by, number).await?;
+        }
+        Ok(())
     }
 
     /// The event that cites one of the past now has it among its previous events.

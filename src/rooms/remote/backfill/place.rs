@@ -81,7 +81,7 @@ impl Rooms {
         let mut oldest = None;
         for (arriving, within) in newest.iter().zip(lowest..) {
             let order = Order { position: gap.position, within };
-            let Some((number, is_shown)) = self.place_old(cache, group, arriving, order).await? else { continue };
+            let Some((number, is_shown)) = self.place_old(cache, group, arriving, (order, Some(gap))).await? else { continue };
             if is_shown && oldest.is_none() {
                 oldest = Some((order, number));
             }
@@ -127,7 +127,7 @@ impl Rooms {
             return Ok(0);
         };
         let order = Order { position: gap.position, within };
-        let Some((number, _)) = self.place_old(cache, group, arriving, order).await? else { return Ok(0) };
+        let Some((number, _)) = self.place_old(cache, group, arriving, (order, None)).await? else { return Ok(0) };
         let prevs = arriving.event.prev_events();
         let are_placed = self.are_placed(cache.number, prevs).await?;
         let missing: Vec<OwnedEventId> =
@@ -144,14 +144,14 @@ impl Rooms {
         Ok(rows.first().map_or(0, |(order, _)| order.within))
     }
 
-    /// Decides about an event of the past and adds it to the batch; `None`: it cannot be decided. Returns its number, and
-    /// whether it is shown.
+    /// Decides about an event of the past and adds it to the batch, at a place of the gap that is filled and then moved, if
+    /// one is; `None`: it cannot be decided. Returns its number, and whether it is shown.
     async fn place_old(
         &self,
         cache: &mut RoomCache,
         group: &mut Group<'_>,
         arriving: &Arriving,
-        order: Order,
+        (order, filled): (Order, Option<Order>),
     ) -> Result<Option<(EventNumber, bool)>, PlaceError> {
         let (writer, event) = (&self.writer, &arriving.event);
         let number = group.number_of(cache, event.event_id()).await?;
@@ -188,7 +188,7 @@ impl Rooms {
             origin: arriving.origin.clone(),
             relay: false,
         };
-        let number = group.place_old(cache, placing, order).await?;
+        let number = group.place_old(cache, placing, order, filled).await?;
         Ok(Some((number, is_shown)))
     }
 }
