@@ -26,7 +26,7 @@ use crate::writer::Writer;
 /// What is waited for everything that must be fetched for one transaction. Senders give a transaction up after a minute.
 const FETCH_TIME: Duration = Duration::from_secs(30);
 
-/// Events of a state that are fetched one by one; if more are missing, the whole state is.
+/// Events of a state that are fetched one by one; if more are missing, or not all come so, the whole state is.
 const ONE_BY_ONE_MAX: usize = 200;
 
 /// Events of which so many are fetched at once.
@@ -233,14 +233,20 @@ impl Source<'_> {
         let _permit = self.writer.fetches.states.acquire().await.expect("the semaphore is never closed");
         let (peers, count) = (&self.writer.peers, ids.len());
         let wanted: HashSet<OwnedEventId> = ids.iter().cloned().collect();
-        let events = if count > ONE_BY_ONE_MAX {
-            let state = peers.state(self.origin, self.room_id, at).await?;
-            state.state.into_iter().chain(state.auth_chain).collect()
-        } else {
+        let mut events: Vec<EventBytes> = Vec::new();
+        if count <= ONE_BY_ONE_MAX {
             let fetch = async |id: OwnedEventId| peers.event(self.origin, &id).await.ok();
             let each: Vec<_> = ids.into_iter().map(fetch).collect();
-            stream::iter(each).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
-        };
+            events = stream::iter(each).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
+        }
+        if events.len() < count {
+            // Also for a server that was put out: of the room's events it is given no single one any more, but that state.
+            match peers.state(self.origin, self.room_id, at).await {
+                Ok(state) => events = state.state.into_iter().chain(state.auth_chain).collect(),
+                Err(error) if events.is_empty() => return Err(error),
+                Err(error) => tracing::info!(origin = %self.origin, %error, "not all of a state was fetched"),
+            }
+        }
         self.checked(events, Some(&wanted)).await.map_err(|error| PeerError::Unreachable(error.to_string()))
     }
 

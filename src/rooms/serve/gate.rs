@@ -16,7 +16,7 @@ use hearth_store::{
 };
 use hearth_view::{Membership, Party, ServerCircumstances, ServerStanding, Sight, Visibility, server_sight};
 use quick_cache::sync::Cache;
-use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId, events::room::member::MembershipState};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use super::ServeError;
 use crate::rooms::Rooms;
@@ -97,22 +97,19 @@ impl<'a> Gate<'a> {
         })
     }
 
-    /// Whether an event put the server out of the room: it removed a user of it, or joined branches of which only one had
-    /// the server in the room.
-    pub(super) async fn is_put_out_by(&mut self, stored: &StoredEvent) -> Result<bool, ServeError> {
-        let (event, header) = (&stored.event, &stored.header);
+    /// Whether an event goes to the server, as one of those in the room before it, or as one that it puts out by joining
+    /// branches.
+    pub(super) async fn is_told(&mut self, stored: &StoredEvent) -> Result<bool, ServeError> {
+        let header = &stored.header;
         let is_placed = header.state_before != StateVersion::UNKNOWN && !header.flags.has(EventFlags::OUTLIER);
         if !(is_placed && stored.accepted()) {
             return Ok(false);
         }
-        let target = event.state_key().and_then(|target| <&UserId>::try_from(target).ok());
-        let is_theirs = target.is_some_and(|target| target.server_name() == self.server);
-        let ends = matches!(event.membership(), Some(MembershipState::Leave | MembershipState::Ban));
-        if is_theirs && ends && event.sender().server_name() != self.server {
-            return Ok(self.party(header.state_before).await? == Party::Joined);
+        if self.party(header.state_before).await? == Party::Joined {
+            return Ok(true);
         }
         let undone = super::undone_joins(&self.rooms.writer.store, self.room, stored).await?;
-        Ok(undone.contains(self.server) && self.party(header.state_before).await? != Party::Joined)
+        Ok(undone.contains(self.server))
     }
 
     /// What the gate says of an event.

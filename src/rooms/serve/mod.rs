@@ -84,7 +84,8 @@ impl Rooms {
     }
 
     /// The room, and those of these events of which this server may ask what was before: all, if it is in the room, else
-    /// those that put it out. Such an event is sent to it, and it must be able to find the event's place.
+    /// those that go to it: what happened while it was in the room, and what put it out. Its turn to hear of them, or to
+    /// ask, may come when it is out already, and it must be able to find their places: else it never learns that it is.
     pub(super) async fn room_until(
         &self,
         origin: &ServerName,
@@ -99,7 +100,7 @@ impl Rooms {
             let mut gate = Gate::new(self, room, origin).await?;
             let mut last = Vec::new();
             for stored in events {
-                if gate.is_put_out_by(&stored).await? {
+                if gate.is_told(&stored).await? {
                     last.push(stored);
                 }
             }
