@@ -29,6 +29,9 @@ use crate::{
 /// content longer than the event that comes of it; four times is more than any client writes.
 const REQUEST_BYTES_MAX: usize = 4 * EVENT_BYTES_MAX;
 
+/// Fewer memberships are told with a join.
+pub(crate) const OMITTED_MEMBERS_MIN: usize = 100;
+
 /// What of the configuration this service obeys.
 #[derive(Clone, Debug)]
 pub struct RoomsSettings {
@@ -40,6 +43,9 @@ pub struct RoomsSettings {
     pub users_create_aliases: bool,
     /// Whether users may publish rooms in the directory, or only administrators.
     pub users_publish_rooms: bool,
+    /// Memberships that are not left out of the answer to a join where there are fewer: asking for them later costs both
+    /// sides more than telling them at once.
+    pub omitted_members_min: usize,
 }
 
 impl Default for RoomsSettings {
@@ -49,6 +55,7 @@ impl Default for RoomsSettings {
             users_create_rooms: true,
             users_create_aliases: true,
             users_publish_rooms: true,
+            omitted_members_min: OMITTED_MEMBERS_MIN,
         }
     }
 }

@@ -23,6 +23,9 @@ const CUT_MS_MAX: u64 = 120_000;
 /// Events that people remember of a room, for redacting them.
 const REMEMBERED_MAX: usize = 40;
 
+/// How many of a wide run's deeds are of the rarer kinds.
+const RARE: f64 = 0.15;
+
 /// What a person does in a room.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
@@ -42,6 +45,12 @@ enum Deed {
     Typing,
     Receipt,
     PageBack,
+    /// Makes a room of this version that takes the place.
+    Upgrade(u8),
+    /// Lets in whoever is in another room, and perhaps knocks.
+    Restrict(bool),
+    /// Comes in with another name.
+    Rename,
 }
 
 /// One step of a run: somebody does something, or something happens. It goes on by itself.
@@ -69,7 +78,8 @@ pub(crate) fn step(world: &Arc<World>, random: &mut StdRng) {
         return;
     }
     let target = random.random_range(0..world.people.len());
-    let (room, deed) = (random.random_range(0..rooms), draw(random));
+    let room = random.random_range(0..rooms);
+    let deed = if world.plan.is_wide && random.random_bool(RARE) { draw_rare(random) } else { draw(random) };
     // The lying server's people never get any power.
     let target = if matches!(deed, Deed::Levels(_)) { honest(world, target) } else { target };
     // The event to be redacted, and the server to be asked first.
@@ -100,6 +110,14 @@ fn draw(random: &mut StdRng) -> Deed {
         94..96 => Deed::Typing,
         96..98 => Deed::Receipt,
         _ => Deed::PageBack,
+    }
+}
+
+fn draw_rare(random: &mut StdRng) -> Deed {
+    match random.random_range(0..10) {
+        0..2 => Deed::Upgrade(random.random_range(1..=12)),
+        2..7 => Deed::Restrict(random.random_bool(0.3)),
+        _ => Deed::Rename,
     }
 }
 
@@ -139,13 +157,17 @@ pub(crate) async fn create(world: Arc<World>, person: usize, version: u8, public
     let answer = person.ask(Method::POST, "createRoom", &body).await;
     note!(world.trace, "{} makes a room of version {version}: {answer:?}", person.id);
     if let Some((200, answer)) = answer {
-        let id = answer["room_id"].as_str().unwrap().to_owned();
-        if let Some(liar) = world.network.liar() {
-            liar.learn(&id, version);
-        }
-        let room = Room { id, version, servers: [person.node.index].into(), sent: Vec::new() };
-        world.model.lock().rooms.push(room);
+        enlist(&world, person, answer["room_id"].as_str().unwrap(), version);
     }
+}
+
+/// A room was made: people hear of it.
+fn enlist(world: &World, person: &Person, id: &str, version: u8) {
+    if let Some(liar) = world.network.liar() {
+        liar.learn(id, version);
+    }
+    let room = Room { id: id.to_owned(), version, servers: [person.node.index].into(), sent: Vec::new() };
+    world.model.lock().rooms.push(room);
 }
 
 async fn act(world: Arc<World>, person: usize, room_index: usize, deed: Deed, target: usize, luck: usize) {
@@ -183,6 +205,13 @@ async fn act(world: Arc<World>, person: usize, room_index: usize, deed: Deed, ta
             person.ask(Method::POST, &format!("{path}/receipt/m.read/{}", quote(event)), &json!({})).await
         }
         Deed::PageBack => page_back(person, &path).await,
+        Deed::Upgrade(version) => upgrade(&world, person, &path, version).await,
+        Deed::Restrict(knocks) => restrict(&world, person, &room, &path, knocks, luck).await,
+        Deed::Rename => {
+            let number = world.model.lock().next();
+            let body = json!({ "membership": "join", "displayname": format!("n{number}") });
+            person.ask(Method::PUT, &format!("{path}/state/m.room.member/{}", quote(&person.id)), &body).await
+        }
     };
     let told = done.map_or("no answer".to_owned(), |(status, answer)| {
         answer["error"].as_str().map_or(status.to_string(), |error| format!("{status} {error}"))
@@ -243,6 +272,36 @@ async fn levels(person: &Person, path: &str, target: &Person, level: i64) -> Opt
     }
     levels["users"][&target.id] = level.into();
     person.ask(Method::PUT, &path, &levels).await
+}
+
+async fn upgrade(world: &World, person: &Person, path: &str, version: u8) -> Option<(u16, Value)> {
+    let body = json!({ "new_version": version.to_string() });
+    let answer = person.ask(Method::POST, &format!("{path}/upgrade"), &body).await;
+    if let Some((200, answer)) = &answer {
+        enlist(world, person, answer["replacement_room"].as_str().unwrap(), version);
+    }
+    answer
+}
+
+async fn restrict(
+    world: &World,
+    person: &Person,
+    room: &Room,
+    path: &str,
+    knocks: bool,
+    luck: usize,
+) -> Option<(u16, Value)> {
+    let other = {
+        let rooms = &world.model.lock().rooms;
+        rooms[luck % rooms.len()].id.clone()
+    };
+    let rule = match room.version {
+        ..8 => "invite",
+        10.. if knocks => "knock_restricted",
+        _ => "restricted",
+    };
+    let body = json!({ "join_rule": rule, "allow": [{ "type": "m.room_membership", "room_id": other }] });
+    person.ask(Method::PUT, &format!("{path}/state/m.room.join_rules"), &body).await
 }
 
 async fn redact(world: &World, person: &Person, room: &Room, path: &str, luck: usize) -> Option<(u16, Value)> {

@@ -11,6 +11,7 @@ use hearth_core::{RoomVersion, SigningKey};
 use hearth_edge::{EdgeSettings, LimitSettings};
 use hearth_ports::{SeededEntropy, mem::MemEngine};
 use hearth_rooms::RoomsSettings;
+use hearth_search::PeopleSettings;
 use hearth_server::{FederationSettings, Ports, Server, ServerSettings};
 use hearth_store::StoreSettings;
 use hearth_sync::SyncSettings;
@@ -27,6 +28,7 @@ use crate::{
     disk::Disk,
     life::{self, Life, Switch},
     network::{Host, Link, Network},
+    plan::Plan,
     trace::{Trace, note},
 };
 
@@ -36,6 +38,7 @@ pub(crate) struct Node {
     pub(crate) name: OwnedServerName,
     pub(crate) kept: Arc<MemEngine>,
     seed: u64,
+    rooms: RoomsSettings,
     trace: Trace,
     network: Arc<Network>,
     /// The process, if it has power.
@@ -51,12 +54,13 @@ struct Process {
 }
 
 impl Node {
-    pub(crate) fn new(index: usize, seed: u64, trace: Trace, network: Arc<Network>) -> Self {
+    pub(crate) fn new(index: usize, plan: &Plan, trace: Trace, network: Arc<Network>) -> Self {
         Self {
             index,
             name: name(index),
             kept: MemEngine::new(),
-            seed: seed.wrapping_mul(31).wrapping_add(index as u64),
+            seed: plan.seed.wrapping_mul(31).wrapping_add(index as u64),
+            rooms: RoomsSettings { omitted_members_min: plan.omitted_members_min, ..RoomsSettings::default() },
             trace,
             network,
             process: Mutex::default(),
@@ -77,7 +81,7 @@ impl Node {
             http: link(),
             resolver: link(),
         };
-        let server = Server::start(settings(&self.name), ports, signing_key(self.index)).await.unwrap();
+        let server = Server::start(settings(&self.name, self.rooms.clone()), ports, signing_key(self.index)).await.unwrap();
         let router = server.router();
         let host = Host { node: self.index, router: router.clone(), life: life.clone() };
         self.network.attach(self.name.as_str(), host);
@@ -140,14 +144,16 @@ pub(crate) fn signing_key(index: usize) -> SigningKey {
     SigningKey::from_seed(&[u8::try_from(index).unwrap() + 1; 32], "1")
 }
 
-fn settings(name: &ServerName) -> ServerSettings {
+fn settings(name: &ServerName, rooms: RoomsSettings) -> ServerSettings {
     let passwords = PasswordSettings { argon2_memory_kib: 8, argon2_iterations: 1, ..PasswordSettings::default() };
     let registration = Registration::Open;
     ServerSettings {
         store: StoreSettings::default(),
         users: UserSettings { registration, passwords, ..UserSettings::new(name.to_owned()) },
-        rooms: RoomsSettings::default(),
+        rooms,
         syncs: SyncSettings::default(),
+        // Nobody searches here.
+        people: PeopleSettings { enabled: false, ..PeopleSettings::default() },
         client: ClientSettings {
             server_name: name.to_owned(),
             default_room_version: RoomVersion::DEFAULT,

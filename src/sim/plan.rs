@@ -1,5 +1,6 @@
 //! What a seed decides before anything happens.
 
+use hearth_rooms::RoomsSettings;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 /// The size and the weather of a run.
@@ -31,6 +32,10 @@ pub struct Plan {
     pub timeline_limit: usize,
     /// What the last server lies about.
     pub lies: Lies,
+    /// People also do what is rarer: they upgrade rooms, and open them to those of other rooms.
+    pub is_wide: bool,
+    /// Memberships are left out of the answer to a join where there are so many.
+    pub omitted_members_min: usize,
 }
 
 /// What a server lies about.
@@ -65,7 +70,16 @@ impl Plan {
             cut_permille: trouble([0, 30, 80][random.random_range(0..3)]),
             timeline_limit: [2, 10, 50][random.random_range(0..3)],
             lies: Lies::None,
+            is_wide: false,
+            omitted_members_min: RoomsSettings::default().omitted_members_min,
         }
+    }
+
+    /// The plan of a seed, with more people, more kinds of deeds, and joins without members.
+    pub fn wide(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed ^ 0x7769_6465);
+        let omitted_members_min = [2, 4, 100][random.random_range(0..3)];
+        Self { users: random.random_range(2..=3), is_wide: true, omitted_members_min, ..Self::of(seed) }
     }
 
     /// The plan of a seed, with a server that lies.
@@ -90,7 +104,7 @@ impl Plan {
             crash_permille: 0,
             cut_permille: 0,
             timeline_limit: 20,
-            lies: Lies::None,
+            ..Self::of(seed)
         }
     }
 }

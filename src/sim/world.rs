@@ -40,7 +40,7 @@ impl World {
         let network = Network::new(&plan, trace.clone(), liar);
         let mut nodes = Vec::new();
         for index in 0..plan.servers {
-            let node = Arc::new(Node::new(index, plan.seed, trace.clone(), Arc::clone(&network)));
+            let node = Arc::new(Node::new(index, &plan, trace.clone(), Arc::clone(&network)));
             node.start().await;
             nodes.push(node);
         }

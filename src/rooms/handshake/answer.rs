@@ -24,9 +24,6 @@ pub(crate) const PREVIEW_KINDS: [&str; 7] = [
 /// Members by whom a room without a name is called.
 const HEROES: usize = 5;
 
-/// Fewer memberships are not left out: asking for them later costs both sides more than telling them at once.
-pub(crate) const OMITTED_MIN: usize = 100;
-
 /// State keys that are looked up at once.
 const STATE_KEYS_AT_ONCE: usize = 5_000;
 
@@ -100,7 +97,7 @@ impl Rooms {
                 kept.push(*entry);
             }
         }
-        if members.len() < OMITTED_MIN {
+        if members.len() < self.settings.omitted_members_min {
             return Ok(None);
         }
         if !is_named {

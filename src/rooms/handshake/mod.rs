@@ -18,8 +18,6 @@ use ruma::{RoomId, ServerName};
 
 use crate::{ReadError, SendError, rooms::Rooms};
 
-#[cfg(test)]
-pub(crate) use answer::OMITTED_MIN;
 pub(crate) use answer::PREVIEW_KINDS;
 pub use invite::Invitation;
 pub use third_party::ThirdPartyInvite;

@@ -18,7 +18,7 @@ use crate::{MemberAction, Membership, Preset, SendError};
 use MemberAction::{Invite, Kick, Leave};
 
 /// More members than are told with a join.
-const CROWD: usize = crate::handshake::OMITTED_MIN + 20;
+const CROWD: usize = crate::rooms::OMITTED_MEMBERS_MIN + 20;
 
 /// A public room of many members, in which bob of b may change the topic.
 async fn crowded(a: &Town, version: RoomVersion) -> OwnedRoomId {
