@@ -134,6 +134,7 @@ impl Outbound {
             | LogEntry::AccountData { .. }
             | LogEntry::ToDevice { .. }
             | LogEntry::DeviceList { .. }
+            | LogEntry::Account { .. }
             | LogEntry::Membership(_) => Ok(()),
         }
     }

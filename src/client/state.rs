@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hearth_core::RoomVersion;
 use hearth_ports::Peers;
 use hearth_rooms::Rooms;
+use hearth_search::People;
 use hearth_sync::{Syncs, read::Reads};
 use hearth_users::Users;
 use ruma::OwnedServerName;
@@ -21,6 +22,8 @@ pub struct ClientState {
     pub reads: Arc<Reads>,
     /// Long-poll sessions.
     pub syncs: Arc<Syncs>,
+    /// The user directory.
+    pub people: Arc<People>,
     /// Other servers, for what is passed on unread: profiles, directories.
     pub peers: Arc<dyn Peers>,
     /// What of the configuration this API shows or obeys.

@@ -11,6 +11,7 @@ use hearth_federation::{
 };
 use hearth_net::{AddressPolicy, DENIED_BY_DEFAULT, DnsSettings, HttpsSettings};
 use hearth_rooms::RoomsSettings;
+use hearth_search::PeopleSettings;
 use hearth_server::{FederationSettings, ServerSettings};
 use hearth_store::StoreSettings;
 use hearth_sync::SyncSettings;
@@ -27,6 +28,10 @@ pub(crate) fn server(config: &Config) -> Result<ServerSettings, Failure> {
         users: users(config, UserSettings::new(server_name.clone())),
         rooms: RoomsSettings { default_version: room_version(config)?, ..RoomsSettings::default() },
         syncs: SyncSettings::default(),
+        people: PeopleSettings {
+            enabled: config.user_directory.enabled,
+            all_accounts: config.user_directory.all_local_accounts,
+        },
         client: ClientSettings {
             server_name: server_name.clone(),
             default_room_version: room_version(config)?,

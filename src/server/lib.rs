@@ -18,6 +18,7 @@ use hearth_edge::{Authenticate, Edge, EdgeSettings};
 use hearth_federation::outbound::Outbound;
 use hearth_ports::{Clock, Engine, Entropy, HttpClient, NoPeers, Peers, Resolver};
 use hearth_rooms::{Rooms, RoomsSettings};
+use hearth_search::{People, PeopleSettings};
 use hearth_store::{LoadError, OpenError, Store, StoreSettings};
 use hearth_sync::{SyncSettings, Syncs, read::Reads};
 use hearth_users::{Secret, UserSettings, Users};
@@ -53,6 +54,8 @@ pub struct ServerSettings {
     pub rooms: RoomsSettings,
     /// Long-polls.
     pub syncs: SyncSettings,
+    /// The user directory.
+    pub people: PeopleSettings,
     /// The client-server API.
     pub client: ClientSettings,
     /// The HTTP kit.
@@ -123,6 +126,8 @@ impl Server {
         );
         departures::start(&users, &rooms);
         rooms.resume().await?;
+        let people = People::open(Arc::clone(&store), settings.client.server_name.clone(), settings.people).await?;
+        people.start();
         let reads = Reads::new(Arc::clone(&store), Arc::clone(&users), Arc::clone(&clock));
         let syncs = Syncs::new(store, Arc::clone(&users), clock, Arc::clone(&entropy), settings.syncs);
 
@@ -131,6 +136,7 @@ impl Server {
             rooms: Arc::clone(&rooms),
             reads,
             syncs: Arc::clone(&syncs),
+            people,
             peers,
             settings: settings.client,
         };

@@ -312,6 +312,8 @@ impl Live {
                 }
             }
             LogEntry::ToDevice { user } => self.raise_own(*user, position, woken),
+            // Who is to see it in their rooms is told there.
+            LogEntry::Account { .. } => {}
             LogEntry::DeviceList { user } => {
                 self.raise_own(*user, position, woken);
                 self.remember_device_list(partition, position, *user);

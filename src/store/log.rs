@@ -38,6 +38,11 @@ pub enum LogEntry {
     },
     /// A reader's view of a room changed without an event: it was forgotten, or an invite from afar came or went.
     Membership(MemberNote),
+    /// An account of ours was made or ended, or its profile changed.
+    Account {
+        /// Whose.
+        user: UserNumber,
+    },
 }
 
 /// The event of [`LogEntry::Event`].

@@ -119,6 +119,8 @@ impl Users {
         let mut write = Write::new(user.partition());
         write.require_absent(Table::Us, account_key(user));
         write.put(Table::Us, account_key(user), &row);
+        let at = write.position();
+        write.log(at, LogEntry::Account { user });
         if committed(self.store.commit(write).await)? { Ok(user_id) } else { Err(CreateError::InUse) }
     }
 
@@ -263,6 +265,7 @@ impl Users {
             let ended = self.end_devices(&mut write, loaded.user, |_| true).await?;
             let at = write.position();
             write.log(at, LogEntry::DeviceList { user: loaded.user });
+            write.log(at, LogEntry::Account { user: loaded.user });
             let ended_ts_ms = self.clock.now_ms();
             write.put(Table::Mi, departure_key(loaded.user), &DepartureRow { ended_ts_ms });
             if committed(self.store.commit(write).await)? {

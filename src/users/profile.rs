@@ -1,7 +1,7 @@
 //! Profiles: what everybody may know of a user. (Client-server API, "Profiles".)
 
 use hearth_store::{
-    Table, Write,
+    LogEntry, Table, Write,
     tables::users::{ProfileRow, profile_key},
 };
 use ruma::UserId;
@@ -107,6 +107,8 @@ impl Users {
             account.require(&mut write);
             write.require(Table::Us, profile_key(user), bytes);
             write.put(Table::Us, profile_key(user), &row);
+            let at = write.position();
+            write.log(at, LogEntry::Account { user });
             if committed(self.store.commit(write).await)? {
                 return Ok(true);
             }

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use hearth_store::{
-    Table, UserNumber, Write,
+    LogEntry, Table, UserNumber, Write,
     tables::users::{
         AccountKind, AccountRow, PasswordHash, RegistrationId, RegistrationRow, account_key, registration_key,
     },
@@ -141,6 +141,8 @@ impl Users {
                 loaded.replace(&mut write, &AccountRow { kind: AccountKind::Full, password, ..loaded.row.clone() });
             }
         }
+        let at = write.position();
+        write.log(at, LogEntry::Account { user });
         let is_made = committed(self.store.commit(write).await)?;
         if is_made {
             self.sessions.remove_user(user);

@@ -25,6 +25,7 @@ mod shared_secret;
 mod tags;
 mod threepid;
 mod typing;
+mod user_directory;
 mod username;
 mod whoami;
 mod whois;
@@ -70,6 +71,7 @@ pub(crate) fn routes() -> Vec<Route<ClientState>> {
             registration_token::route(),
             threepid::route(),
             typing::route(),
+            user_directory::route(),
             username::route(),
             whoami::route(),
             whois::route(),

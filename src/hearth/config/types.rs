@@ -33,6 +33,8 @@ settings! {
         passwords: Passwords = Passwords::default();
         /// The room directory.
         room_directory: RoomDirectory = RoomDirectory::default();
+        /// The user directory: who is found by name.
+        user_directory: UserDirectory = UserDirectory::default();
         /// Presence: who is online.
         presence: Presence = Presence::default();
         /// What `/.well-known/matrix/*` answers.
@@ -139,6 +141,17 @@ settings! {
         public_without_auth: bool = false;
         /// Other servers may read the directory.
         public_over_federation: bool = false;
+    }
+
+    /// The user directory: who is found by name.
+    ///
+    /// People find those with whom they share a room, and those who are in rooms that anybody may join or read.
+    struct UserDirectory {
+        /// Off: nobody is found, and no index is kept. Switched on again, it is brought up to date first.
+        enabled: bool = true;
+        /// Every account of this server is found by every other, also by those who share no room with it. For the servers of
+        /// organisations, where everybody may know who else there is.
+        all_local_accounts: bool = false;
     }
 
     /// Presence: who is online.

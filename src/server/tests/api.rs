@@ -10,6 +10,7 @@ use hearth_core::{RoomVersion, SigningKey};
 use hearth_edge::{Access, EdgeSettings, LimitSettings};
 use hearth_ports::{ManualClock, NoNetwork, SeededEntropy, mem::MemEngine};
 use hearth_rooms::RoomsSettings;
+use hearth_search::PeopleSettings;
 use hearth_server::{Ports, Server, ServerSettings};
 use hearth_store::StoreSettings;
 use hearth_sync::SyncSettings;
@@ -62,6 +63,7 @@ fn settings() -> ServerSettings {
         users: UserSettings { registration, guests: true, passwords, ..UserSettings::new(server_name.clone()) },
         rooms: RoomsSettings::default(),
         syncs: SyncSettings::default(),
+        people: PeopleSettings::default(),
         client: ClientSettings {
             server_name: server_name.clone(),
             default_room_version: RoomVersion::DEFAULT,

@@ -2,96 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex},
-};
+mod network;
+
+use std::sync::Arc;
 
 use axum::{Router, body::Body};
-use hearth_client::{ClientSettings, WellKnown};
-use hearth_core::{RoomVersion, SigningKey};
-use hearth_edge::EdgeSettings;
-use hearth_ports::{
-    BoxFuture, HttpAnswer, HttpClient, HttpError, HttpRequest, ManualClock, ResolveFailed, Resolver, SeededEntropy,
-    SrvTarget, mem::MemEngine,
-};
-use hearth_rooms::RoomsSettings;
-use hearth_server::{Apis, FederationSettings, Ports, Server, ServerSettings};
-use hearth_store::StoreSettings;
-use hearth_sync::SyncSettings;
-use hearth_users::{AccountKind, Localpart, NewAccount, SessionWish, UserSettings};
+use hearth_server::Apis;
 use http::Request;
 use http_body_util::BodyExt as _;
+use network::{Network, ask, log_in};
 use ruma::ServerName;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
-
-/// Requests go to the router of the host that they name; every host is at its own address.
-#[derive(Default)]
-struct Network {
-    hosts: Mutex<HashMap<String, Router>>,
-}
-
-impl HttpClient for Network {
-    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpAnswer, HttpError>> {
-        let router = self.hosts.lock().unwrap().get(&request.host).cloned();
-        Box::pin(async move {
-            let router = router.ok_or_else(|| HttpError::Unreachable("nobody is there".to_owned()))?;
-            let mut ask = Request::builder().method(request.method).uri(&request.path);
-            *ask.headers_mut().unwrap() = request.headers;
-            let answer = router.oneshot(ask.body(Body::from(request.body)).unwrap()).await.unwrap();
-            let (parts, body) = answer.into_parts();
-            let body = body.collect().await.unwrap().to_bytes();
-            Ok(HttpAnswer { status: parts.status, headers: parts.headers, body })
-        })
-    }
-}
-
-impl Resolver for Network {
-    fn addresses<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, ResolveFailed>> {
-        Box::pin(std::future::ready(Ok(vec!["192.0.2.1".parse().unwrap()])))
-    }
-
-    fn services<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<SrvTarget>, ResolveFailed>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
-    }
-}
-
-impl Network {
-    async fn start(self: &Arc<Self>, name: &str, seed: u8, federates: bool) -> Server {
-        let name = ServerName::parse(name).unwrap();
-        let ports = Ports {
-            engine: MemEngine::new(),
-            clock: Arc::new(ManualClock::at_ms(1_700_000_000_000)),
-            entropy: Arc::new(SeededEntropy::new(seed.into())),
-            http: self.clone(),
-            resolver: self.clone(),
-        };
-        let settings = ServerSettings {
-            store: StoreSettings::default(),
-            users: UserSettings::new(name.clone()),
-            rooms: RoomsSettings::default(),
-            syncs: SyncSettings::default(),
-            client: ClientSettings {
-                server_name: name.clone(),
-                default_room_version: RoomVersion::DEFAULT,
-                public_rooms_without_auth: false,
-                well_known: WellKnown { server: Some(format!("{name}:443")), ..WellKnown::default() },
-            },
-            edge: EdgeSettings::default(),
-            federation: federates.then(|| FederationSettings::new(name.clone())),
-            registration_tokens: Vec::new(),
-            server_name: name.clone(),
-        };
-        let server = Server::start(settings, ports, SigningKey::from_seed(&[seed; 32], "1")).await.unwrap();
-        let mut hosts = self.hosts.lock().unwrap();
-        hosts.insert(name.to_string(), server.router());
-        hosts.insert(format!("{name}:443"), server.router());
-        drop(hosts);
-        server
-    }
-}
 
 async fn status(router: &Router, path: &str) -> u16 {
     let request = Request::builder().uri(path).body(Body::empty()).unwrap();
@@ -152,28 +74,6 @@ async fn a_listener_serves_what_it_is_for() {
     let alone = network.start("b.example", 2, false).await;
     assert_eq!(status(&alone.router(), federation).await, 404);
     assert!(alone.federation().is_none());
-}
-
-/// Logs a new user in, on a device of this name.
-async fn log_in(server: &Server, name: &str, device_id: &str) -> String {
-    let users = server.users();
-    let localpart = Localpart::parse(name, &users.settings().server_name).unwrap();
-    let new = NewAccount { localpart, password: None, kind: AccountKind::Full, admin: false };
-    let user_id = users.create(&new).await.unwrap();
-    let wish = SessionWish { device_id: Some(device_id.into()), ..SessionWish::default() };
-    users.open_session(&user_id, None, &wish).await.unwrap().access_token
-}
-
-/// A client's request that must succeed.
-async fn ask(server: &Server, method: &str, path: &str, token: &str, body: Value) -> Value {
-    let request = Request::builder().method(method).uri(format!("/_matrix/client/v3/{path}"));
-    let body = if method == "GET" { Body::empty() } else { Body::from(body.to_string()) };
-    let request = request.header("authorization", format!("Bearer {token}")).body(body).unwrap();
-    let answer = server.router().oneshot(request).await.unwrap();
-    let status = answer.status();
-    let body: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
-    assert_eq!(status, 200, "{path}: {body}");
-    body
 }
 
 #[tokio::test]

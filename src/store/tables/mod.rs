@@ -7,6 +7,7 @@ mod identifiers;
 mod membership;
 mod misc;
 mod partial;
+mod people;
 mod remote;
 mod room;
 mod server_keys;
@@ -35,11 +36,15 @@ pub use partial::{
     PartialRow, WAITING_POSITION_OFFSET, WaitingRow, partial_key, partial_prefix, staged_key, staged_prefix,
     waiting_key, waiting_prefix,
 };
+pub use people::{
+    BuildRow, Circle, ListedRow, NO_ROOM, PersonRow, build_key, build_partition, listed_key, parts_of_word_key,
+    person_key, persons_prefix, user_of_person_key, word_key, word_user_prefix, words_prefix,
+};
 pub use remote::{OutsideRow, STRIPPED_BYTES_MAX, outside_key, outside_prefix, put_outside};
 pub use room::{
     Create, CurrentStateRow, Extremity, Head, ReceiptPlaceRow, ReceiptRow, StateKeyRow, current_state_key,
-    current_state_prefix, head_key, put_receipt, receipt_key, receipt_place_key, receipt_place_prefix, receipt_prefix,
-    state_key_key,
+    current_state_prefix, head_key, heads_prefix, put_receipt, receipt_key, receipt_place_key, receipt_place_prefix,
+    receipt_prefix, state_key_key,
 };
 pub use server_keys::{
     KEY_ANSWER_BYTES_MAX, KEY_ANSWERS_MAX, KEY_ID_BYTES_MAX, KEYS_PER_SERVER_MAX, KeyAnswerRow, ServerKeyRow,

@@ -154,6 +154,11 @@ pub fn head_key(room: RoomNumber) -> Key {
     key(b'h').room(room).build()
 }
 
+/// The prefix of all [`head_key`]s: what follows it is the room's number.
+pub fn heads_prefix() -> Key {
+    key(b'h').build()
+}
+
 /// `Rm`: the current state; all of a room's rows of one type have the prefix `k room type 0xFF`.
 pub fn current_state_key(room: RoomNumber, kind: &str, state_key: &str) -> Key {
     key(b'k').room(room).text(kind).raw(state_key.as_bytes()).build()
