@@ -1,5 +1,6 @@
 //! Two or three servers: joins, invites, knocks and leaves through each other.
 
+use futures_util::FutureExt as _;
 use hearth_core::RoomVersion;
 use serde_json::json;
 
@@ -7,7 +8,7 @@ use super::{
     commit_waits,
     twin::{Town, towns},
 };
-use crate::{MemberAction, Membership, Preset, SendError};
+use crate::{MemberAction, Membership, Preset, ReceiveError, SendError};
 
 use MemberAction::{Invite, Join, Knock, Leave};
 
@@ -468,4 +469,48 @@ async fn a_room_of_thousands_is_loaded_in_few_batches() {
     let crowd = b.world.store.joined_from(room, ruma::server_name!("crowd.test")).await.unwrap();
     assert_eq!(crowd as usize, CROWD);
     b.world.check().await;
+}
+
+/// Who took our join sends what happens next at once, maybe before we have its answer, and never again.
+#[tokio::test]
+async fn what_is_said_while_we_join_is_heard() {
+    for version in [RoomVersion::V1, RoomVersion::V10, RoomVersion::V12] {
+        let [a, b] = towns(["a.test", "b.test"]).await;
+        let room_id = a.create_in("alice", Preset::Public, version).await;
+        b.world.store.ensure_user_number(&b.user("bob")).await.unwrap();
+        b.world.engine.pause();
+        let via = [&a];
+        let mut joining = std::pin::pin!(b.join(&room_id, "bob", &via));
+        // Until a has the join, and b is about to store the room.
+        tokio::select! {
+            biased;
+            _ = &mut joining => panic!("nothing is stored yet"),
+            () = commit_waits(&b.world.engine) => {}
+        }
+        while a.membership(&room_id, &b.user("bob")).await != Some(Membership::Join) {
+            b.world.engine.resume();
+            b.world.engine.pause();
+            assert!(joining.as_mut().now_or_never().is_none(), "nothing is stored yet");
+            tokio::task::yield_now().await;
+        }
+        let said = a.say(&room_id, "alice", "welcome").await.unwrap();
+        let said = a.event(&room_id, &said).await;
+        let mut receiving = std::pin::pin!(b.world.rooms.receive(&a.name, &room_id, vec![said.json().clone()]));
+        assert!(receiving.as_mut().now_or_never().is_none(), "{version}: it waits for the join");
+        b.world.engine.resume();
+        let (joined, received) = tokio::join!(joining, receiving);
+        joined.unwrap();
+        received.into_iter().for_each(|received| received.result.unwrap());
+        let stored = b.event(&room_id, said.event_id()).await;
+        assert_eq!(stored.json(), said.json());
+        let shown: Vec<_> = b.world.timeline(&room_id).await.into_iter().map(|(kind, _)| kind).collect();
+        assert_eq!(shown, ["m.room.member", "m.room.message"], "{version}");
+        // Of rooms that nobody comes into nothing is taken.
+        let other = a.create_in("alice", Preset::Public, version).await;
+        let said = a.say(&other, "alice", "anybody?").await.unwrap();
+        let said = a.event(&other, &said).await.json().clone();
+        let received = b.world.rooms.receive(&a.name, &other, vec![said]).await;
+        assert!(matches!(received[0].result, Err(ReceiveError::NotInRoom)), "{received:?}");
+        b.world.check().await;
+    }
 }

@@ -243,6 +243,38 @@ async fn after_a_long_silence_there_is_a_gap() {
     scene.world.check().await;
 }
 
+/// What lies before a gap is fetched when somebody reads it, not because something new rests on it.
+#[tokio::test]
+async fn nothing_is_asked_for_that_is_older_than_the_first_gap() {
+    let scene = Scene::new(V).await;
+    let before = scene.room().last();
+    let said: Vec<Event> = (0..90).map(|n| scene.go_on(&Act::say(BOB, &n.to_string()))).collect();
+    scene.take(&said[89]).await;
+    let asked = std::mem::take(&mut *scene.script.min_depths.lock());
+    assert!(!asked.is_empty() && asked.iter().all(|depth| *depth == 0), "there was no gap yet: {asked:?}");
+    let room = scene.world.number(&scene.room_id).await;
+    let missing = gaps(&scene, room).await;
+    let first = said.iter().position(|event| missing == [[event.event_id().to_string()]]).unwrap() + 1;
+
+    // A branch that leaves the known part within the gap, and comes up above it.
+    let branch = scene.room().make(&[said[first - 20].event_id()], &Act::say(CARL, "aside"));
+    let mut far = vec![branch];
+    for n in 0..3 {
+        let last = far[n].event_id().to_owned();
+        far.push(scene.room().make(&[&last], &Act::say(CARL, &n.to_string())));
+    }
+    let join = scene.room().make(&[said[89].event_id(), far[3].event_id()], &Act::say(BOB, "both"));
+    scene.take(&join).await;
+    let asked = std::mem::take(&mut *scene.script.min_depths.lock());
+    assert_eq!(asked.first(), Some(&said[first].depth()), "{asked:?}");
+    assert!(scene.is_shown(&join).await);
+    for event in &said[..first] {
+        assert!(!scene.is_shown(event).await, "it lies in the gap");
+    }
+    assert!(scene.room().find(&before).unwrap().depth() < asked[0]);
+    scene.world.check().await;
+}
+
 /// A server tells of a state without a ban, behind an event that it keeps back and then sends: what we know by ourselves
 /// still counts.
 #[tokio::test]

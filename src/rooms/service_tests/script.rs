@@ -36,6 +36,8 @@ pub(crate) struct Script {
     pub(crate) refused: Mutex<HashSet<&'static str>>,
     /// What it was asked, by endpoint.
     pub(crate) asked: Mutex<Vec<&'static str>>,
+    /// Less deep it was not to look for missing events, each time that it was asked for some.
+    pub(crate) min_depths: Mutex<Vec<u64>>,
 }
 
 impl Script {
@@ -73,6 +75,7 @@ impl Peers for Script {
         _room: &'a RoomId,
         wanted: MissingEvents,
     ) -> BoxFuture<'a, Result<Vec<EventBytes>, PeerError>> {
+        self.min_depths.lock().push(wanted.min_depth);
         let mut found: Vec<OwnedEventId> = Vec::new();
         {
             let (room, hidden) = (self.room(), self.hidden.lock());
@@ -80,6 +83,9 @@ impl Peers for Script {
             let mut open: VecDeque<OwnedEventId> = wanted.latest.into();
             while let Some(id) = open.pop_front() {
                 for prev in room.find(&id).map(Event::prev_events).unwrap_or_default() {
+                    if room.find(prev).is_some_and(|event| event.depth() < wanted.min_depth) {
+                        continue;
+                    }
                     if found.len() < wanted.limit && !hidden.contains(prev) && seen.insert(prev.clone()) {
                         found.push(prev.clone());
                         open.push_back(prev.clone());
