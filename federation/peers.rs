@@ -411,6 +411,12 @@ impl Peers for FederationPeers {
         Box::pin(self.keys_of_users(server, "user/keys/query", query, timeout_ms))
     }
 
+    fn user_devices<'a>(&'a self, user: &'a UserId, timeout_ms: u64) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        let path = Path::federation("v1", "user/devices").segment(user);
+        let bounds = Bounds { timeout_ms, answer_bytes_max: SMALL_BYTES_MAX, urgency: Urgency::Routine };
+        Box::pin(async move { answers::object(self.get(user.server_name(), path, bounds).await?) })
+    }
+
     fn claim_keys<'a>(
         &'a self,
         server: &'a ServerName,

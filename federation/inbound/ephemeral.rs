@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use super::Inbound;
 
 /// The largest content that is read, in bytes: four times what an event may have.
-const CONTENT_BYTES_MAX: usize = 256 << 10;
+pub(super) const CONTENT_BYTES_MAX: usize = 256 << 10;
 
 /// Receipts that are taken of one transaction. Servers that tell of more at once tell of all a room's readers.
 const RECEIPTS_MAX: usize = 500;
@@ -39,12 +39,13 @@ pub(super) struct Ephemeral {
     presences: Vec<Presence>,
 }
 
+/// An EDU.
 #[derive(Deserialize)]
-struct Item<'a> {
+pub(super) struct Item<'a> {
     #[serde(borrow)]
-    edu_type: Cow<'a, str>,
+    pub(super) edu_type: Cow<'a, str>,
     #[serde(borrow)]
-    content: &'a RawValue,
+    pub(super) content: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -74,7 +75,7 @@ struct Presence {
 }
 
 /// Why an item was not heeded.
-enum Ignored {
+pub(super) enum Ignored {
     /// It is not what it has to be.
     Malformed,
     /// The server may not speak for this user, or in this room; or the user is not there.
@@ -108,6 +109,8 @@ impl Ephemeral {
             "m.typing" => read_typing(origin, content).map(|typing| self.typing.push(typing)),
             "m.receipt" => self.add_receipts(origin, content),
             "m.presence" => self.add_presences(origin, content),
+            // `lasting.rs` has taken and counted them.
+            "m.direct_to_device" | "m.device_list_update" | "m.signing_key_update" => Ok(()),
             _ => Err(Ignored::Unknown),
         };
         if read.is_err() {
@@ -279,7 +282,7 @@ async fn set_receipt(state: &Inbound, receipt: &Receipt) -> Result<(), Ignored> 
 }
 
 /// Counts what became of an item.
-fn count(origin: &ServerName, kind: &'static str, result: &Result<(), Ignored>) {
+pub(super) fn count(origin: &ServerName, kind: &'static str, result: &Result<(), Ignored>) {
     let outcome = match result {
         Ok(()) => "taken",
         Err(Ignored::Malformed) => "malformed",

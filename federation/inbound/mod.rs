@@ -13,6 +13,7 @@ mod invites;
 mod joins;
 mod keys;
 mod knocks;
+mod lasting;
 mod leaves;
 mod openid;
 mod profile;

@@ -18,6 +18,7 @@ use super::{
     Inbound,
     answers::{BUSY_RETRY_MS, unavailable},
     ephemeral::Ephemeral,
+    lasting,
     requests::{List, body, slice},
     route,
     transactions::Entry,
@@ -71,6 +72,7 @@ async fn send(state: Arc<Inbound>, call: Call) -> Result<Reply, Error> {
         Entry::Repeated(answer) => return Ok(Reply::bytes(answer)),
         Entry::Crowded => return Err(Error::limit_exceeded(BUSY_RETRY_MS)),
     };
+    lasting::take(&state, origin, &given.edus.0).await?;
     let mut news = Ephemeral::read(origin, &given.edus.0);
     news.tell(&state, origin).await;
     let rooms = by_room(origin, call.body(), &given.pdus.0);

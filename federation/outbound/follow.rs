@@ -93,7 +93,10 @@ impl Outbound {
             return Ok(false);
         }
         let page = Arc::new(Page { after: reader.read.clone() });
-        for (_, position, entry) in &log.entries {
+        // What was queued in rows is known first, so that a room key does not come behind its message.
+        let (queued, others): (Vec<_>, Vec<_>) =
+            log.entries.iter().partition(|(.., entry)| matches!(entry, LogEntry::Queued { .. }));
+        for (_, position, entry) in queued.into_iter().chain(others) {
             self.pass_on(&page, *position, entry).await?;
         }
         reader.read = log.next.clone();
@@ -112,16 +115,18 @@ impl Outbound {
                     // Somebody comes or goes: from here on it may be others' too.
                     self.targets.forget(*room);
                 }
-                if let Some(stored) = self.parts.store.event(*room, *event).await?
-                    && self.targets.is_ours(&stored)
-                {
-                    self.pass_on_event(page, *room, &stored).await?;
+                let stored = self.parts.store.event(*room, *event).await?;
+                if let Some(stored) = stored.as_deref().filter(|stored| self.targets.is_ours(stored)) {
+                    self.pass_on_event(page, *room, stored).await?;
                 }
                 // What was looked at is the room before the event: alone then is not alone now.
                 if member.is_some() && self.targets.is_ours_alone(*room) {
                     self.targets.forget(*room);
                 }
-                Ok(())
+                match member {
+                    Some(member) => self.follow_lists(member, at, stored.as_deref()).await,
+                    None => Ok(()),
+                }
             }
             LogEntry::Event(EventNote { room, event: None, .. }) => {
                 self.targets.forget(*room);
@@ -130,12 +135,18 @@ impl Outbound {
             LogEntry::Receipt { room, private: false, .. } if self.parts.settings.receipts => {
                 self.tell_receipt(page, *room, at).await
             }
+            LogEntry::Queued { server } => {
+                self.note_queued(server).await;
+                Ok(())
+            }
+            LogEntry::Device { user, device } => self.tell_device(*user, device, at).await,
+            LogEntry::SigningKeys { user } => self.tell_signing_keys(*user).await,
+            LogEntry::Membership(member) => self.follow_lists(member, at, None).await,
             LogEntry::Receipt { .. }
             | LogEntry::AccountData { .. }
             | LogEntry::ToDevice { .. }
             | LogEntry::DeviceList { .. }
-            | LogEntry::Account { .. }
-            | LogEntry::Membership(_) => Ok(()),
+            | LogEntry::Account { .. } => Ok(()),
         }
     }
 

@@ -11,6 +11,7 @@
 mod backoff;
 mod catch_up;
 mod deliver;
+mod device_lists;
 mod ephemeral;
 mod follow;
 mod queue;
@@ -235,12 +236,24 @@ impl Outbound {
     /// Stores something for a destination and lets it be sent.
     async fn queue_row(self: &Arc<Self>, destination: &Arc<Destination>, row: QueuedRow) -> Result<(), CommitError> {
         rows::put_queued(&self.parts.store, &destination.name, &row).await?;
+        self.row_stored(destination).await;
+        Ok(())
+    }
+
+    /// The log says that others stored something for a server: messages to devices.
+    async fn note_queued(self: &Arc<Self>, server: &str) {
+        let server = <&ServerName>::try_from(server).ok();
+        if let Some(destination) = server.and_then(|server| self.destination(server)) {
+            self.row_stored(&destination).await;
+        }
+    }
+
+    async fn row_stored(self: &Arc<Self>, destination: &Arc<Destination>) {
         let are_many = destination.queue.lock().rows_stored();
         if are_many {
             self.drop_superseded(destination).await;
         }
         self.wake(destination);
-        Ok(())
     }
 
     /// How a server stands; `None`: nothing was sent to it lately.

@@ -300,6 +300,12 @@ pub trait Peers: Send + Sync {
         denied()
     }
 
+    /// All devices of a user of another server: the answer of `GET /user/devices/{userId}`. It may take `timeout_ms`, in
+    /// milliseconds.
+    fn user_devices<'a>(&'a self, _user: &'a UserId, _timeout_ms: u64) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        denied()
+    }
+
     /// Claims one-time keys of the other server's users: the body of `POST /user/keys/claim` and its answer. It may take
     /// `timeout_ms`, in milliseconds. Keys of an answer that is lost are lost.
     fn claim_keys<'a>(

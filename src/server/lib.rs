@@ -2,6 +2,7 @@
 //!
 //! This crate decides nothing and knows no adapter. [`Server::start`] is the order in which the parts begin.
 
+mod bindings;
 mod departures;
 mod federation;
 mod health;
@@ -106,7 +107,9 @@ impl Server {
         let Ports { engine, clock, entropy, http, resolver } = ports;
         let store = Store::open(engine, settings.store).await?;
         upkeep::start(&store, Arc::clone(&clock));
-        let users = Users::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&entropy), settings.users);
+        let federates = settings.users.federates && settings.federation.is_some();
+        let user_settings = UserSettings { federates, ..settings.users };
+        let users = Users::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&entropy), user_settings);
         registration_tokens::keep(&users, Arc::clone(&clock), settings.registration_tokens).await?;
         let key = Arc::new(signing_key);
         let federation = settings.federation.map(|settings| {
@@ -125,6 +128,8 @@ impl Server {
             settings.rooms,
         );
         departures::start(&users, &rooms);
+        bindings::start(&rooms);
+        users.keep_lists_fresh(Arc::clone(&peers));
         rooms.resume().await?;
         let people = People::open(Arc::clone(&store), settings.client.server_name.clone(), settings.people).await?;
         people.start();

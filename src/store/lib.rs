@@ -9,6 +9,7 @@ mod bulk;
 mod cache;
 mod codec;
 mod current;
+mod device_lists;
 mod events;
 mod find;
 pub mod fsck;

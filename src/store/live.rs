@@ -61,6 +61,8 @@ pub struct Live {
     /// All active users. Never held together with another lock.
     users: [Mutex<HashMap<UserNumber, Attached>>; Partition::COUNT],
     device_lists: Mutex<DeviceLists>,
+    /// Held by whoever reads the log for older changes of device lists: one reads for all.
+    pub(crate) device_lists_turn: futures_util::lock::Mutex<()>,
     /// Whoever follows the log.
     log: Arc<Notify>,
 }
@@ -115,6 +117,7 @@ impl Live {
             rooms: std::array::from_fn(|_| Mutex::default()),
             users: std::array::from_fn(|_| Mutex::default()),
             device_lists: Mutex::new(DeviceLists { changes: VecDeque::new(), from: Positions::START }),
+            device_lists_turn: futures_util::lock::Mutex::new(()),
             log: Arc::default(),
         };
         live.device_lists.lock().from = live.positions();
@@ -162,6 +165,18 @@ impl Live {
         users.sort_unstable();
         users.dedup();
         Some(users)
+    }
+
+    /// Remembers changes of device lists that were read from the log: all after `since`. Not if they are too many.
+    pub(crate) fn extend_device_lists(&self, since: &Positions, changes: &[(Partition, Position, UserNumber)]) {
+        let mut lists = self.device_lists.lock();
+        let from = lists.from.clone();
+        let older: Vec<_> =
+            changes.iter().filter(|(partition, position, _)| *position <= from.at(*partition)).collect();
+        if lists.changes.len() + older.len() <= DEVICE_LISTS_MAX {
+            older.into_iter().rev().for_each(|change| lists.changes.push_front(*change));
+            lists.from = crate::device_lists::lower(&from, since);
+        }
     }
 
     /// Wakes the active users of a room: something changed that has no position.
@@ -312,9 +327,9 @@ impl Live {
                 }
             }
             LogEntry::ToDevice { user } => self.raise_own(*user, position, woken),
-            // Who is to see it in their rooms is told there.
-            LogEntry::Account { .. } => {}
-            LogEntry::DeviceList { user } => {
+            // Who is to see it in their rooms is told there; who sends to other servers reads the log.
+            LogEntry::Account { .. } | LogEntry::Queued { .. } => {}
+            LogEntry::DeviceList { user } | LogEntry::Device { user, .. } | LogEntry::SigningKeys { user } => {
                 self.raise_own(*user, position, woken);
                 self.remember_device_list(partition, position, *user);
                 let told = match sharers.iter().find(|(changed, _)| changed == user) {

@@ -31,7 +31,8 @@ pub enum LogEntry {
         /// The recipient.
         user: UserNumber,
     },
-    /// The devices or identity keys of a user changed.
+    /// The devices or identity keys of a user changed: of another server's user, or as far as it is the user's own
+    /// affair.
     DeviceList {
         /// Whose.
         user: UserNumber,
@@ -42,6 +43,24 @@ pub enum LogEntry {
     Account {
         /// Whose.
         user: UserNumber,
+    },
+    /// A device of a user of ours came or went, or got other keys, signatures or another name. It is a change of the
+    /// device list as [`Self::DeviceList`] is, and other servers hear of it.
+    Device {
+        /// Whose.
+        user: UserNumber,
+        /// Its id.
+        device: String,
+    },
+    /// The cross-signing keys of a user of ours changed: likewise.
+    SigningKeys {
+        /// Whose.
+        user: UserNumber,
+    },
+    /// Something was queued that must reach another server: its row stands in the same batch.
+    Queued {
+        /// Its name.
+        server: String,
     },
 }
 
@@ -68,6 +87,14 @@ pub struct MemberNote {
 }
 
 impl LogEntry {
+    /// Whose device list this changes.
+    pub const fn device_list_of(&self) -> Option<UserNumber> {
+        match self {
+            Self::DeviceList { user } | Self::Device { user, .. } | Self::SigningKeys { user } => Some(*user),
+            _ => None,
+        }
+    }
+
     /// The bytes of an engine's log item: a version byte and the packed entry.
     pub fn encode(&self) -> Bytes {
         postcard::to_extend(self, vec![Self::VERSION]).expect("our own types serialise into memory").into()

@@ -7,7 +7,7 @@ use futures_channel::oneshot;
 use hearth_ports::{CommitError, Committed, Done, Engine, Entry, Key, KeyRange, Page, Partition, Table, Unavailable};
 
 use crate::{
-    Corrupt, LogEntry, Row, UserNumber, Write,
+    Corrupt, Row, UserNumber, Write,
     cache::Caches,
     codec::decode,
     live::Live,
@@ -228,11 +228,11 @@ impl Store {
 
 impl Write {
     /// The users whose device lists this changes.
-    fn device_lists(&self) -> impl Iterator<Item = UserNumber> {
-        self.entries().iter().filter_map(|(_, entry)| match entry {
-            LogEntry::DeviceList { user } => Some(*user),
-            _ => None,
-        })
+    fn device_lists(&self) -> impl Iterator<Item = UserNumber> + use<> {
+        // A batch that ends all devices of a user has many entries of one.
+        let users: std::collections::BTreeSet<_> =
+            self.entries().iter().filter_map(|(_, entry)| entry.device_list_of()).collect();
+        users.into_iter()
     }
 }
 

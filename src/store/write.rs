@@ -129,7 +129,7 @@ impl Write {
     /// Tells the log's readers, at this position. Of a change of a device list it writes the row, too, so that none is
     /// forgotten: the batch is of the user's partition.
     pub fn log(&mut self, at: PositionIndex, entry: LogEntry) {
-        if let LogEntry::DeviceList { user } = entry {
+        if let Some(user) = entry.device_list_of() {
             self.put_at(Table::Us, device_list_key(user), &DeviceListRow::default(), &[at]);
         }
         self.batch.log.push(LogItem { index: at.0, body: entry.encode() });

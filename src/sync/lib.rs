@@ -5,6 +5,7 @@
 //! never writes a row and knows no HTTP. Start with [`Syncs::sync`], then `look.rs`.
 
 mod account;
+mod device_lists;
 mod error;
 mod gate;
 mod json;
@@ -22,10 +23,11 @@ mod stripped;
 mod summary;
 mod syncs;
 mod timeline;
+mod to_device;
 mod view;
 
 #[cfg(test)]
 mod stories;
 
 pub use error::SyncError;
-pub use syncs::{Reader, StateForm, SyncQuery, SyncSettings, Syncs};
+pub use syncs::{KeyChanges, Reader, StateForm, SyncQuery, SyncSettings, Syncs};

@@ -15,6 +15,7 @@ use hearth_view::{EventFormat, Filter, delta::Wish};
 
 use crate::{
     Reader, SyncError, SyncQuery, Syncs, account,
+    device_lists::{self, DeviceLists, Sharing},
     gate::Eyes,
     json, keys,
     place::Place,
@@ -23,6 +24,7 @@ use crate::{
     sent::DeviceKey,
     syncs::StateForm,
     timeline::ROWS_OF_ANSWER_MAX,
+    to_device,
 };
 
 /// So many rooms are written before others have their turn: about half a millisecond.
@@ -71,15 +73,34 @@ pub(crate) struct Look<'a> {
 impl Asked<'_> {
     /// Looks at what came since. Where memory already says that it is nothing, the store is not asked.
     pub(crate) async fn look(&self, since: Option<&Place>) -> Result<Looked, SyncError> {
-        let mut now = self.syncs.now();
+        let now = self.syncs.now();
         if let Some(since) = since {
-            now.to_device = since.to_device;
             let serial = since.serial_in(now.epoch);
-            if !self.query.full_state && serial == now.serial && !self.live.news_since(&since.positions) {
+            let may_have_none = !self.query.full_state && serial == now.serial && since.to_device == 0;
+            if may_have_none && !self.live.news_since(&since.positions) {
                 return Ok(Looked::Nothing(now));
             }
         }
-        let look = Look {
+        let look = self.begin(since, now).await?;
+        Ok(match look.answer().await? {
+            Some(answer) => Looked::News(answer),
+            None => Looked::Nothing(look.now),
+        })
+    }
+
+    /// Whose device lists changed since a place, and with whom no room is shared any more since then.
+    pub(crate) async fn device_lists(&self, since: &Place) -> Result<DeviceLists, SyncError> {
+        let look = self.begin(Some(since), self.syncs.now()).await?;
+        let mut met = Met::default();
+        for (room, row) in look.rooms(&HashMap::new()).await? {
+            let mut unread = Sections::default();
+            look.write_room(&mut unread, &mut met, &Known { room, row, account_data: &[] }).await?;
+        }
+        device_lists::gather(&look, met.sharing).await
+    }
+
+    async fn begin<'l>(&'l self, since: Option<&'l Place>, now: Place) -> Result<Look<'l>, SyncError> {
+        Ok(Look {
             syncs: self.syncs,
             reader: self.reader,
             user: self.user,
@@ -100,10 +121,6 @@ impl Asked<'_> {
             ignored: self.syncs.users.ignored(self.user).await?,
             rows_left: AtomicUsize::new(ROWS_OF_ANSWER_MAX),
             now,
-        };
-        Ok(match look.answer().await? {
-            Some(answer) => Looked::News(answer),
-            None => Looked::Nothing(look.now),
         })
     }
 }
@@ -115,6 +132,13 @@ pub(crate) struct Known<'a> {
     pub(crate) row: Option<MembershipRow>,
     /// The reader's account data of the room that is to be told.
     pub(crate) account_data: &'a [AccountData],
+}
+
+/// Whom the reader met or parted from, for the sections behind the rooms.
+#[derive(Default)]
+pub(crate) struct Met {
+    pub(crate) newcomers: Newcomers,
+    pub(crate) sharing: Sharing,
 }
 
 /// The four sections of rooms while they are written: entries of an object.
@@ -143,7 +167,7 @@ impl Look<'_> {
     pub(crate) async fn answer(&self) -> Result<Option<Bytes>, SyncError> {
         let account_data = account::load(self).await?;
         let mut sections = Sections::new();
-        let mut newcomers = Newcomers::default();
+        let mut met = Met::default();
         for (nth, (room, row)) in self.rooms(&account_data.rooms).await?.into_iter().enumerate() {
             if nth % ROOMS_IN_ONE_GO == ROOMS_IN_ONE_GO - 1 {
                 // Reads that find all in memory never wait, and others want to be served too.
@@ -151,20 +175,24 @@ impl Look<'_> {
             }
             let account_data = account_data.rooms.get(&room).map(Vec::as_slice).unwrap_or_default();
             let known = Known { room, row, account_data };
-            self.write_room(&mut sections, &mut newcomers, &known).await?;
+            self.write_room(&mut sections, &mut met, &known).await?;
         }
         let mut out = std::mem::take(&mut sections.join);
         let is_joined_told = out.len() > Sections::JOIN.len();
         sections.close(&mut out, is_joined_told);
         let mut has_news = out.len() > 1;
         has_news |= account::write(&mut out, self, &account_data.global);
-        has_news |= presence::write(&mut out, self, &newcomers).await?;
+        has_news |= presence::write(&mut out, self, &met.newcomers).await?;
+        let handed_out = to_device::write(&mut out, self).await?;
+        has_news |= handed_out.is_some();
+        has_news |= device_lists::write(&mut out, self, met.sharing).await?;
         if !has_news && !self.wish.first && !self.wish.full_state {
             return Ok(None);
         }
         keys::write(&mut out, &self.syncs.users, self.user, self.reader).await?;
         json::name(&mut out, "next_batch");
-        json::push(&mut out, &format!("\"{}\"}}", self.now.token()));
+        let place = Place { to_device: handed_out.flatten().unwrap_or(0), ..self.now.clone() };
+        json::push(&mut out, &format!("\"{}\"}}", place.token()));
         Ok(Some(out.into()))
     }
 
@@ -209,14 +237,9 @@ impl Look<'_> {
     }
 
     /// Writes a room; one that can't be read is left out, and does not take the others with it.
-    async fn write_room(
-        &self,
-        sections: &mut Sections,
-        newcomers: &mut Newcomers,
-        known: &Known<'_>,
-    ) -> Result<(), SyncError> {
+    async fn write_room(&self, sections: &mut Sections, met: &mut Met, known: &Known<'_>) -> Result<(), SyncError> {
         let lengths = sections.lengths();
-        match room::write(self, sections, newcomers, known).await {
+        match room::write(self, sections, met, known).await {
             Err(SyncError::Fault(Fault::Broken(reason))) => {
                 tracing::error!(room = known.room.0, reason, "a room can't be synced");
                 sections.truncate(lengths);

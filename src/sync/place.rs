@@ -1,6 +1,6 @@
 //! Where a reader stands in all that sync tells: `next_batch` and `since`.
 
-use hearth_store::Positions;
+use hearth_store::{Positions, UserNumber};
 use hearth_view::{BadToken, SyncToken};
 
 /// A place in the logs and in what memory keeps.
@@ -12,7 +12,7 @@ pub(crate) struct Place {
     pub(crate) epoch: u64,
     /// In typing and presence.
     pub(crate) serial: u64,
-    /// The last to-device message handed out.
+    /// The last to-device message handed out if more were left; 0: none were, up to `positions`.
     pub(crate) to_device: u64,
 }
 
@@ -29,6 +29,14 @@ impl Place {
         let Self { positions, epoch, serial, to_device } = self;
         SyncToken { positions: positions.to_string(), epoch: *epoch, serial: *serial, to_device: *to_device }
             .to_string()
+    }
+
+    /// All messages to a user's device up to here were handed out.
+    pub(crate) fn to_device_until(&self, user: UserNumber) -> u64 {
+        match self.to_device {
+            0 => self.positions.at(user.partition()).0,
+            last => last,
+        }
     }
 
     /// The place in what this run of the server keeps in memory: after a restart all of it is news.

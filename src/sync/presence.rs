@@ -113,7 +113,8 @@ async fn gather(look: &Look<'_>, newcomers: &Newcomers) -> Result<BTreeMap<Owned
     Ok(told)
 }
 
-fn joined_rooms(look: &Look<'_>) -> Vec<RoomNumber> {
+/// The rooms that the reader is joined to, sorted.
+pub(crate) fn joined_rooms(look: &Look<'_>) -> Vec<RoomNumber> {
     let joined = look.live.rooms().into_iter().filter(|(_, membership)| *membership == Membership::Join);
     let mut joined: Vec<RoomNumber> = joined.map(|(room, _)| room).collect();
     joined.sort_unstable();
@@ -126,7 +127,7 @@ fn active_around(look: &Look<'_>, joined: &[RoomNumber]) -> HashSet<UserNumber> 
 }
 
 /// Whether somebody is in one of these rooms, which are sorted.
-async fn shares_room(look: &Look<'_>, user: UserNumber, joined: &[RoomNumber]) -> Result<bool, SyncError> {
+pub(crate) async fn shares_room(look: &Look<'_>, user: UserNumber, joined: &[RoomNumber]) -> Result<bool, SyncError> {
     let theirs = look.syncs.store.user_rooms(user).await?;
     Ok(theirs.iter().any(|(room, row)| row.membership == Membership::Join && joined.binary_search(room).is_ok()))
 }

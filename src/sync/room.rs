@@ -8,14 +8,12 @@ use hearth_view::{
     Membership, PageToken,
     delta::{Passage, Section, section},
 };
-use ruma::{OwnedRoomId, RoomId};
+use ruma::RoomId;
 
 use crate::{
     SyncError, account, json,
-    look::{Known, Look, Sections},
-    outside,
-    presence::Newcomers,
-    receipts,
+    look::{Known, Look, Met, Sections},
+    outside, receipts,
     state::{self, Span},
     stripped,
     summary::Summary,
@@ -31,7 +29,7 @@ const DEPARTURES_MAX: usize = 100;
 pub(crate) async fn write(
     look: &Look<'_>,
     sections: &mut Sections,
-    newcomers: &mut Newcomers,
+    met: &mut Met,
     known: &Known<'_>,
 ) -> Result<(), SyncError> {
     let Some(view) = RoomView::new(look, known.room).await? else { return Ok(()) };
@@ -43,8 +41,9 @@ pub(crate) async fn write(
     }
     let mut visit = match Visit::begin(view, known.row).await? {
         Begun::Nothing => return Ok(()),
-        Begun::Erased { room_id, upto } => {
-            write_erased(&mut sections.leave, &room_id, upto);
+        Begun::Erased { view, upto, state } => {
+            met.sharing.add_left(&view, state).await?;
+            write_erased(&mut sections.leave, &view.room_id, upto);
             return Ok(());
         }
         Begun::Visit(visit) => visit,
@@ -52,8 +51,11 @@ pub(crate) async fn write(
     let account_data = known.account_data;
     match section(&look.wish, &visit.passage) {
         None => Ok(()),
-        Some(Section::Join { newly }) => visit.write_joined(&mut sections.join, newcomers, newly, account_data).await,
+        Some(Section::Join { newly }) => visit.write_joined(&mut sections.join, met, newly, account_data).await,
         Some(Section::Leave { was_joined, newly }) => {
+            if was_joined {
+                met.sharing.add_left(&visit.view, visit.state_before).await?;
+            }
             visit.write_left(&mut sections.leave, was_joined, newly, account_data).await
         }
         Some(Section::StillGone) => visit.write_still_gone(&mut sections.leave).await,
@@ -87,8 +89,10 @@ enum Begun<'a> {
     Nothing,
     /// No event gives the reader a membership any more: what did lost where branches of the room met.
     Erased {
-        room_id: OwnedRoomId,
+        view: Box<RoomView<'a>>,
         upto: Order,
+        /// The state at the last sync.
+        state: StateVersion,
     },
     Visit(Box<Visit<'a>>),
 }
@@ -118,7 +122,10 @@ impl<'a> Visit<'a> {
         let Some(own) = view.gate.own_member(tape.state_now()).await? else {
             let before = view.gate.own_member(state_before).await?;
             let is_in = before.is_some_and(|own| !matches!(membership_of(&own), Membership::Leave | Membership::Ban));
-            return Ok(if is_in { Begun::Erased { room_id: view.room_id.clone(), upto } } else { Begun::Nothing });
+            return Ok(match is_in {
+                true => Begun::Erased { view: Box::new(view), upto, state: state_before },
+                false => Begun::Nothing,
+            });
         };
         let own_before = match state_before == tape.state_now() {
             true => Some(Arc::clone(&own)),
@@ -226,7 +233,7 @@ impl<'a> Visit<'a> {
     async fn write_joined(
         &mut self,
         out: &mut Vec<u8>,
-        newcomers: &mut Newcomers,
+        met: &mut Met,
         newly: bool,
         account_data: &[AccountData],
     ) -> Result<(), SyncError> {
@@ -241,7 +248,9 @@ impl<'a> Visit<'a> {
         let heroes = summary.as_ref().and_then(|summary| summary.heroes.as_deref()).unwrap_or_default();
         let ask = state::Ask { span, differences: &differences, timeline: &timeline.events, heroes, all_is_news };
         let state = state::choose(&self.view, &ask).await?;
-        newcomers.add(&self.view, newly, all_is_news, &differences).await?;
+        met.newcomers.add(&self.view, newly, all_is_news, &differences).await?;
+        let everybody = newly || self.members_came;
+        met.sharing.add_joined(&self.view, everybody, (self.state_before, span.end)).await?;
 
         let begin = out.len();
         json::name(out, self.view.room_id.as_str());
@@ -274,7 +283,9 @@ impl<'a> Visit<'a> {
         let store = &self.view.look.syncs.store;
         let limit = self.view.look.filter.room.timeline.events.limit_or(LIMIT_DEFAULT, LIMIT_MAX);
         self.tape = Tape::read(store, self.view.room, (self.since, departure.header.order()), limit).await?;
-        self.view.gate.joined_until = self.joined_position;
+        // While they were in the room they were shown also what branches said that had not heard of them.
+        self.view.gate.joined_until =
+            if was_joined { departure.header.order().position } else { self.joined_position };
         let Stretch { base, after, all_is_news } = self.stretch(newly);
         let mut timeline = self.gather(after).await?;
         let mut state = if was_joined {

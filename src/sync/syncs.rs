@@ -16,10 +16,13 @@ use ruma::{OwnedDeviceId, OwnedUserId};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    SyncError, json, keys,
+    SyncError,
+    device_lists::DeviceLists,
+    json, keys,
     look::{Asked, Looked},
     place::Place,
     sent::{DeviceKey, SentMembers},
+    to_device,
 };
 
 /// Stored filters kept in the form that is used; each is small, and most clients have one.
@@ -98,6 +101,18 @@ impl Default for SyncQuery {
     }
 }
 
+/// Changes of device lists, for who was away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyChanges {
+    /// Whose lists changed, or with whom a room is shared now.
+    pub changed: Vec<OwnedUserId>,
+    /// With whom none is shared any more.
+    pub left: Vec<OwnedUserId>,
+}
+
+/// Nothing of the rooms but who came and went.
+const CHANGES_FILTER: &str = r#"{"room":{"timeline":{"types":[]},"state":{"types":[]},"ephemeral":{"types":[]}}}"#;
+
 /// Sync. One for the server.
 pub struct Syncs {
     pub(crate) store: Arc<Store>,
@@ -157,6 +172,8 @@ impl Syncs {
         let filter = self.filter(reader, user, query.filter.as_deref()).await?;
         if let Some(since) = &since {
             self.check_known(since).await?;
+            // Boxed, as looking is.
+            Box::pin(to_device::note_delivered(self, user, reader, since)).await;
         }
         let _syncing = self.users.syncing(&reader.user_id, query.set_presence).await?;
         let live = self.store.attach(user).await?;
@@ -188,9 +205,27 @@ impl Syncs {
         }
     }
 
-    /// The token of the present, for those who want to know only what comes.
+    /// Whose devices or identity keys changed between two tokens, as far as the reader shares a room with them, and with
+    /// whom no room is shared any more. What changed since `to` may be among it.
+    /// [GET /keys/changes](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3keyschanges)
+    pub async fn key_changes(&self, reader: &Reader, from: &str, to: &str) -> Result<KeyChanges, SyncError> {
+        let (from, to) = (Place::parse(from)?, Place::parse(to)?);
+        // "This may be used by the server as a hint to check its caches are up to date."
+        self.check_known(&from).await?;
+        self.check_known(&to).await?;
+        let user = self.store.user_number(&reader.user_id).await?.ok_or(SyncError::UnknownUser)?;
+        let live = self.store.attach(user).await?;
+        let filter = self.filter_of_text(CHANGES_FILTER)?;
+        let query = SyncQuery::default();
+        let device = self.device_key(reader);
+        let asked = Asked { syncs: self, reader, user, device, live: &live, filter: &filter, query: &query };
+        let DeviceLists { changed, left } = Box::pin(asked.device_lists(&from)).await?;
+        Ok(KeyChanges { changed: changed.into_iter().collect(), left: left.into_iter().collect() })
+    }
+
+    /// The token of the present, for those who want to know only what comes. Messages to devices are left to come.
     pub fn now_token(&self) -> String {
-        self.now().token()
+        Place { to_device: to_device::NONE, ..self.now() }.token()
     }
 
     /// The present: everything up to here can be read.

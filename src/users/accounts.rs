@@ -264,7 +264,7 @@ impl Users {
             write.delete(Table::Us, cross_signing_key(loaded.user));
             let ended = self.end_devices(&mut write, loaded.user, |_| true).await?;
             let at = write.position();
-            write.log(at, LogEntry::DeviceList { user: loaded.user });
+            write.log(at, LogEntry::SigningKeys { user: loaded.user });
             write.log(at, LogEntry::Account { user: loaded.user });
             let ended_ts_ms = self.clock.now_ms();
             write.put(Table::Mi, departure_key(loaded.user), &DepartureRow { ended_ts_ms });
@@ -297,10 +297,6 @@ impl Users {
             } else {
                 Vec::new()
             };
-            if !ended.is_empty() {
-                let at = write.position();
-                write.log(at, LogEntry::DeviceList { user: loaded.user });
-            }
             if committed(self.store.commit(write).await)? {
                 self.end_tokens(&ended);
                 self.keys.forget(loaded.user);

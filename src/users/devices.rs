@@ -105,7 +105,7 @@ impl Users {
             write.require(Table::Us, device_key(user, device_id), Some(bytes));
             write.put(Table::Us, device_key(user, device_id), &row);
             let at = write.position();
-            write.log(at, LogEntry::DeviceList { user });
+            write.log(at, LogEntry::Device { user, device: device_id.to_owned() });
             if committed(self.store.commit(write).await)? {
                 return Ok(());
             }
@@ -132,8 +132,6 @@ impl Users {
             if ended.is_empty() {
                 return Ok(());
             }
-            let at = write.position();
-            write.log(at, LogEntry::DeviceList { user });
             if committed(self.store.commit(write).await)? {
                 self.end_tokens(&ended);
                 self.keys.forget(user);
@@ -143,7 +141,7 @@ impl Users {
         Err(Fault::contended())
     }
 
-    /// Adds to a batch the end of these devices, and gives the hashes of their tokens, never none for a device. The batch
+    /// Adds to a batch the end of these devices, tells the log, and gives the hashes of their tokens, never none for a device. The batch
     /// then requires that no device came, and that none of these was refreshed.
     pub(crate) async fn end_devices(
         &self,
@@ -166,6 +164,9 @@ impl Users {
                 write.delete(Table::Us, key);
             }
             write.delete(Table::Us, claimable_keys_key(user, &device_id));
+            self.end_messages(write, user, &device_id).await?;
+            let at = write.position();
+            write.log(at, LogEntry::Device { user, device: device_id });
             set.devices = set.devices.saturating_sub(1);
         }
         set.version += 1;
@@ -190,7 +191,7 @@ impl Users {
         Ok(Some((hearth_store::decode(&bytes)?, bytes)))
     }
 
-    async fn load_devices(&self, user: UserNumber) -> Result<Vec<(String, Bytes, DeviceRow)>, Fault> {
+    pub(crate) async fn load_devices(&self, user: UserNumber) -> Result<Vec<(String, Bytes, DeviceRow)>, Fault> {
         let prefix = devices_prefix(user);
         let mut range = KeyRange::prefix(prefix);
         let mut devices = Vec::new();

@@ -1,5 +1,5 @@
 //! Accounts and all that belongs to a user: sessions, devices, interactive authentication, profiles, account data, push
-//! rules, filters, typing, receipts, presence, keys for end-to-end encryption.
+//! rules, filters, typing, receipts, presence, messages to devices, keys for end-to-end encryption.
 //!
 //! This crate never knows HTTP, a room's rules or its events' content, and never writes a room event: where a change here
 //! must reach rooms (a profile, a deactivation), the caller tells both. Start with [`Users`].
@@ -32,6 +32,7 @@ mod sessions;
 mod settings;
 mod shared_secret;
 mod tags;
+mod to_device;
 mod tokens;
 mod typing;
 mod users;
@@ -59,6 +60,9 @@ pub use sessions::{AuthError, LogInError, LoginError, OpenError, OpenedSession, 
 pub use settings::{PasswordSettings, Registration, Secret, UserSettings};
 pub use shared_secret::SharedSecretError;
 pub use tags::TagError;
+pub use to_device::{
+    TO_DEVICE_MESSAGES_MAX, TO_DEVICE_USERS_MAX, ToDeviceContents, ToDeviceError, ToDeviceMessage, ToDeviceMessages,
+};
 pub use tokens::Session;
 pub use typing::{Typing, TypingChange};
 pub use users::Users;

@@ -426,6 +426,9 @@ impl Users {
                 if let Err(fault) = users.sweep_interactive().await {
                     tracing::warn!(%fault, "old authentication sessions were not swept");
                 }
+                if let Err(fault) = users.clear_ended_devices().await {
+                    tracing::warn!(%fault, "messages to ended devices were not deleted");
+                }
                 if let Err(fault) = users.settle_claims(None).await {
                     tracing::warn!(%fault, "old claims on registration tokens were not settled");
                 }

@@ -6,7 +6,7 @@ use hearth_store::{
     LogEntry, Table, UserNumber, Write,
     tables::users::{
         AccountKind, DeviceRow, PasswordHash, RefreshStep, SessionSetRow, TokenHash, TokenKind, TokenPair, TokenRow,
-        device_key, session_set_key, token_key,
+        device_key, ended_device_key, session_set_key, token_key,
     },
 };
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
@@ -249,6 +249,8 @@ impl Users {
             ended.iter().for_each(|hash| write.delete(Table::Ix, token_key(hash)));
         } else if set.devices >= DEVICES_MAX {
             return Err(OpenError::TooManyDevices);
+        } else {
+            self.clear_ended_device(user, device_id).await?;
         }
         let row = DeviceRow {
             display_name: known.as_ref().map_or_else(|| wish.device_name.clone(), |known| known.display_name.clone()),
@@ -267,8 +269,9 @@ impl Users {
         write.put(Table::Us, device_key(user, device_id), &row);
         self.put_tokens(&mut write, user, device_id, minted, RefreshStep::Settled);
         if known.is_none() {
+            write.require_absent(Table::Mi, ended_device_key(user, device_id));
             let at = write.position();
-            write.log(at, LogEntry::DeviceList { user });
+            write.log(at, LogEntry::Device { user, device: device_id.to_owned() });
         }
         Ok((write, ended))
     }

@@ -19,6 +19,8 @@ pub struct UserSettings {
     pub access_token_lifetime_ms: u64,
     /// Whether presence is kept and shown.
     pub presence: bool,
+    /// Whether other servers are told anything: else nothing is queued for them.
+    pub federates: bool,
 }
 
 impl UserSettings {
@@ -32,6 +34,7 @@ impl UserSettings {
             passwords: PasswordSettings::default(),
             access_token_lifetime_ms: 60 * 60 * 1_000,
             presence: true,
+            federates: true,
         }
     }
 }

@@ -12,12 +12,13 @@ use crate::{
     devices::Sightings,
     ends::SessionEnds,
     ignored::{IGNORE_LISTS_MAX, IgnoreLists},
-    keys::KeyMemory,
+    keys::{KeyMemory, ListMemory},
     openid::OpenidTokens,
     passwords::Passwords,
     presence::PresenceBoard,
     receipt_writer::ReceiptWriter,
     shared_secret::Nonces,
+    to_device::ToDeviceMemory,
     tokens::{SESSIONS_MAX, SessionCache},
     typing::TypingBoard,
 };
@@ -41,6 +42,8 @@ pub struct Users {
     pub(crate) typing: TypingBoard,
     pub(crate) presence: PresenceBoard,
     pub(crate) keys: KeyMemory,
+    pub(crate) to_device: ToDeviceMemory,
+    pub(crate) lists: Arc<ListMemory>,
 }
 
 /// Counts changes of what only memory knows: typing and presence. Numbers of another run of the process mean nothing here,
@@ -82,6 +85,8 @@ impl Users {
             typing: TypingBoard::new(),
             presence: PresenceBoard::new(),
             keys: KeyMemory::new(),
+            to_device: ToDeviceMemory::new(),
+            lists: Arc::new(ListMemory::new()),
             store,
             clock,
             entropy,

@@ -90,7 +90,7 @@ pub struct SyncToken {
     pub epoch: u64,
     /// The place in typing and presence.
     pub serial: u64,
-    /// Messages to the device up to here were handed out.
+    /// Messages to the device up to here were handed out, and there are more; 0: all were, up to `positions`.
     pub to_device: u64,
 }
 

@@ -24,6 +24,7 @@ mod registration_token;
 mod shared_secret;
 mod tags;
 mod threepid;
+mod to_device;
 mod typing;
 mod user_directory;
 mod username;
@@ -70,6 +71,7 @@ pub(crate) fn routes() -> Vec<Route<ClientState>> {
             register::route(),
             registration_token::route(),
             threepid::route(),
+            to_device::route(),
             typing::route(),
             user_directory::route(),
             username::route(),

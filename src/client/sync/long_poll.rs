@@ -65,7 +65,7 @@ fn read(query: Query) -> Result<SyncQuery, Error> {
     })
 }
 
-fn refusal(error: SyncError) -> Error {
+pub(crate) fn refusal(error: SyncError) -> Error {
     match error {
         SyncError::BadToken(_) | SyncError::UnknownFilter => Error::invalid_param(error.to_string()),
         SyncError::UnknownPlace => Error::bad_request("M_UNKNOWN_POS", error.to_string()),

@@ -5,6 +5,8 @@ mod long_poll;
 
 use hearth_edge::Route;
 
+pub(crate) use long_poll::refusal;
+
 use crate::ClientState;
 
 /// The endpoints of this folder.

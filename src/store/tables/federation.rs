@@ -1,11 +1,11 @@
 //! Other servers: `Fd` rows `d server` (how far a destination is that fails or is behind) and `f server position` (what
 //! must reach it). They live in the server's partition.
 
-use hearth_ports::{Key, Partition};
+use hearth_ports::{Key, Partition, Table};
 use ruma::ServerName;
 use serde::{Deserialize, Serialize};
 
-use crate::{EventNumber, RoomNumber, id16, key, row};
+use crate::{EventNumber, LogEntry, RoomNumber, Write, codec::encode, id16, key, row};
 
 /// A destination that was not reached lately, or has not caught up since. Healthy ones have no row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,10 +43,24 @@ pub enum QueuedRow {
 
 row!(QueuedRow, "queued item", version 1);
 
+/// A number for a server, of its partition: the target of transaction ids. Two servers may share one.
+pub fn server_number(server: &ServerName) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = id16(server.as_str());
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
 /// Where a server's rows live.
 pub fn server_partition(server: &ServerName) -> Partition {
-    let [a, b, c, d, e, f, g, h, ..] = id16(server.as_str());
-    Partition::of(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    Partition::of(server_number(server))
+}
+
+/// Queues something for a server behind all that is queued for it, in the log too, so that whoever sends hears of it. The
+/// write is of the server's partition.
+pub fn put_queued(write: &mut Write, server: &ServerName, row: &QueuedRow) {
+    let at = write.position();
+    let in_key = Some((queued_position_offset(server), at));
+    write.put_filled(Table::Fd, queued_key(server, 0), encode(row), in_key, &[]);
+    write.log(at, LogEntry::Queued { server: server.as_str().to_owned() });
 }
 
 /// `Fd`: a destination.

@@ -26,8 +26,8 @@ pub use events::{
     put_gap, timeline_key,
 };
 pub use federation::{
-    DestinationRow, QueuedRow, all_queued_prefix, destination_key, destination_prefix, queued_key,
-    queued_position_offset, queued_prefix, queued_server, server_partition,
+    DestinationRow, QueuedRow, all_queued_prefix, destination_key, destination_prefix, put_queued, queued_key,
+    queued_position_offset, queued_prefix, queued_server, server_number, server_partition,
 };
 pub use identifiers::{RoomIdRow, UserIdRow, room_index_key, room_name_key, user_index_key, user_name_key};
 pub use membership::{Membership, MembershipRow, member_rooms_key, member_rooms_prefix};
@@ -59,4 +59,4 @@ pub use state::{
     AUTH_BLOCK, AuthEdges, AuthRun, StateChunk, StateDifference, StateHeader, auth_run_key, equal_state_key,
     state_version_key,
 };
-pub use transactions::{TransactionRow, transaction_key};
+pub use transactions::{TransactionRow, remote_transaction_key, transaction_key};

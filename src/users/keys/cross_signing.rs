@@ -139,7 +139,7 @@ impl Users {
         write.require(Table::Us, cross_signing_key(user), before);
         write.put(Table::Us, cross_signing_key(user), &after);
         let at = write.position();
-        write.log(at, LogEntry::DeviceList { user });
+        write.log(at, LogEntry::SigningKeys { user });
         if committed(self.store.commit(write).await)? { Ok(()) } else { Err(Fault::contended()) }
     }
 }

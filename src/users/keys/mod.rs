@@ -8,9 +8,11 @@
 
 mod claim;
 mod cross_signing;
+mod lists;
 mod query;
 mod remote;
 mod signatures;
+mod told;
 mod upload;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -25,9 +27,13 @@ use serde_json::{Map, Value, value::RawValue};
 
 pub use claim::{CLAIMS_MAX, KeyClaim};
 pub use cross_signing::{CrossSigningError, CrossSigningPlan, CrossSigningUpload};
+pub use lists::{DeviceUpdate, SigningKeysUpdate};
 pub use query::{DeviceListKeys, KeyQuery, QUERIED_DEVICES_MAX, QUERIED_USERS_MAX};
 pub use signatures::{SIGNED_OBJECTS_MAX, SignatureRefusal};
+pub use told::ToldDevice;
 pub use upload::{KeyUpload, UploadError};
+
+pub(crate) use lists::ListMemory;
 
 use crate::{Fault, Users, memory::Memory};
 

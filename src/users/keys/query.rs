@@ -7,14 +7,13 @@ use hearth_ports::{KeyRange, Page, Peers};
 use hearth_store::{
     Table, UserNumber,
     tables::users::{
-        CrossSigningRow, DeviceKeysRow, DeviceListRow, UserSignatureRow, device_keys_prefix, device_list_key,
-        device_of_keys_key, user_signature_key,
+        CrossSigningRow, DeviceKeysRow, UserSignatureRow, device_keys_prefix, device_of_keys_key, user_signature_key,
     },
 };
 use ruma::{OwnedDeviceId, UserId};
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{Failures, KeysByDevice, KeysByUser, WantedDevices, add_signature, parse, public_key, raw, remote};
+use super::{Failures, KeysByDevice, KeysByUser, WantedDevices, add_signature, parse, public_key, raw};
 use crate::{Fault, Users};
 
 /// Users that one request may ask for. Clients ask for some 250 at once.
@@ -48,7 +47,7 @@ pub struct KeyQuery {
 /// A user's devices and identity keys, for another server.
 #[derive(Debug)]
 pub struct DeviceListKeys {
-    /// Rises with every change.
+    /// The newest update that other servers were told of.
     pub stream_id: u64,
     /// Devices that have keys.
     pub devices: BTreeMap<String, Box<RawValue>>,
@@ -71,9 +70,8 @@ impl Users {
         let (here, elsewhere): (WantedDevices, WantedDevices) =
             wanted.into_iter().partition(|(user_id, _)| self.is_local(user_id));
         let ours = self.query_local_keys(Some(asker), here);
-        let theirs = remote::query(peers, elsewhere, timeout_ms);
-        let (ours, mut query) = futures_util::future::join(ours, theirs).await;
-        let ours = ours?;
+        let theirs = self.query_remote_keys(peers, elsewhere, timeout_ms);
+        let (ours, mut query) = futures_util::future::try_join(ours, theirs).await?;
         query.device_keys.extend(ours.device_keys);
         query.master_keys.extend(ours.master_keys);
         query.self_signing_keys.extend(ours.self_signing_keys);
@@ -113,12 +111,12 @@ impl Users {
     /// Devices and keys of a user of ours, for another server; `None`: there is no such account.
     pub async fn device_list(&self, user_id: &UserId) -> Result<Option<DeviceListKeys>, Fault> {
         let Some(user) = self.active_user(user_id).await? else { return Ok(None) };
-        // First: with what is added meanwhile, the other server asks once more rather than once too little.
-        let changed = self.store.get::<DeviceListRow>(Table::Us, &device_list_key(user)).await?;
+        // First: what is added meanwhile comes once more, in the next update.
+        let told = self.told_devices(user).await?;
         let devices = self.load_keys_of(user, &[], false).await?;
         let CrossSigningRow { master, self_signing, .. } = self.load_cross_signing(user).await?.0;
         Ok(Some(DeviceListKeys {
-            stream_id: changed.map_or(0, |row| row.position),
+            stream_id: told,
             devices,
             master_key: master.map(stored).transpose()?,
             self_signing_key: self_signing.map(stored).transpose()?,
@@ -126,7 +124,7 @@ impl Users {
     }
 
     /// The number of a user of ours whose account has not ended.
-    async fn active_user(&self, user_id: &UserId) -> Result<Option<UserNumber>, Fault> {
+    pub(crate) async fn active_user(&self, user_id: &UserId) -> Result<Option<UserNumber>, Fault> {
         if !self.is_local(user_id) {
             return Ok(None);
         }
@@ -210,6 +208,6 @@ impl Users {
 }
 
 /// A stored object as it is passed on.
-fn stored(json: String) -> Result<Box<RawValue>, Fault> {
+pub(super) fn stored(json: String) -> Result<Box<RawValue>, Fault> {
     RawValue::from_string(json).map_err(|error| Fault::Broken(format!("cross-signing key: {error}")))
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use hearth_ports::{BoxFuture, PeerError, Peers};
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, OwnedUserId, ServerName};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
@@ -107,15 +107,9 @@ fn read_query<T>(
         #[serde(borrow, default)]
         self_signing_keys: BTreeMap<String, &'a RawValue>,
     }
-    #[derive(Deserialize)]
-    struct Owner {
-        user_id: String,
-        device_id: Option<String>,
-    }
-    let owner = |key: &RawValue| serde_json::from_str::<Owner>(key.get()).ok();
     let mut answer: Answer<'_> = serde_json::from_slice(body)?;
     let put = |to: &mut KeysByUser, user_id: &OwnedUserId, key: Option<&RawValue>| {
-        let key = key.filter(|key| owner(key).is_some_and(|owner| owner.user_id == *user_id));
+        let key = key.filter(|key| is_about(key, user_id, None));
         to.extend(key.map(|key| (user_id.clone(), key.to_owned())));
     };
     for user_id in wanted.keys() {
@@ -123,13 +117,24 @@ fn read_query<T>(
         put(&mut query.self_signing_keys, user_id, answer.self_signing_keys.remove(user_id.as_str()));
         let Some(devices) = answer.device_keys.remove(user_id.as_str()) else { continue };
         // "Information on the queried devices": each says itself whose it is, and clients believe that.
-        let own = devices.into_iter().filter(|(device_id, keys)| {
-            owner(keys).is_some_and(|owner| owner.user_id == *user_id && owner.device_id.as_ref() == Some(device_id))
-        });
+        let own = devices.into_iter().filter(|(device_id, keys)| is_about(keys, user_id, Some(device_id)));
         let own = own.map(|(device_id, keys)| (device_id, keys.to_owned()));
         query.device_keys.insert(user_id.clone(), own.collect());
     }
     Ok(())
+}
+
+/// Whether keys that another server tells are of this user, and device. What does not say whose it is does no harm: nobody
+/// takes it for anybody's.
+pub(super) fn is_about(keys: &RawValue, user_id: &UserId, device_id: Option<&str>) -> bool {
+    #[derive(Deserialize)]
+    struct Owner {
+        user_id: Option<String>,
+        device_id: Option<String>,
+    }
+    let Ok(owner) = serde_json::from_str::<Owner>(keys.get()) else { return false };
+    let is_users = owner.user_id.is_none_or(|owner| owner == user_id.as_str());
+    is_users && device_id.is_none_or(|device_id| owner.device_id.is_none_or(|owner| owner == device_id))
 }
 
 fn read_claim(claim: &mut KeyClaim, wanted: &WantedOneTimeKeys, body: &[u8]) -> Result<(), serde_json::Error> {

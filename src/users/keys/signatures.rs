@@ -99,17 +99,21 @@ impl Users {
             let master = cross_signing.master.as_deref().map(|key| parse("master key", key)).transpose()?;
             let mut write = Write::new(user.partition());
             write.require(Table::Us, cross_signing_key(user), bytes);
-            let is_new = match master {
+            let (is_new, entry) = match master {
                 Some(master) if public_key(&master) == Some(id) => {
-                    self.sign_master(&mut write, user, signer, object, cross_signing, master).await?
+                    let signed = self.sign_master(&mut write, user, signer, object, cross_signing, master);
+                    (signed.await?, LogEntry::SigningKeys { user })
                 }
-                _ => self.sign_device(&mut write, user, signer, id, object, &cross_signing).await?,
+                _ => {
+                    let signed = self.sign_device(&mut write, user, signer, id, object, &cross_signing);
+                    (signed.await?, LogEntry::Device { user, device: id.to_owned() })
+                }
             };
             if !is_new {
                 return Ok(());
             }
             let at = write.position();
-            write.log(at, LogEntry::DeviceList { user });
+            write.log(at, entry);
             if committed(self.store.commit(write).await)? {
                 return Ok(());
             }

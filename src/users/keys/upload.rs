@@ -135,7 +135,7 @@ impl Users {
         }
         self.put_device_object(write, user, device_id, &object, bytes)?;
         let at = write.position();
-        write.log(at, LogEntry::DeviceList { user });
+        write.log(at, LogEntry::Device { user, device: device_id.to_owned() });
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Public keys for end-to-end encryption.
 //! [Key management API](https://spec.matrix.org/v1.19/client-server-api/#key-management-api).
 
+mod changes;
 mod claim;
 mod cross_signing;
 mod query;
@@ -24,7 +25,7 @@ const TIMEOUT_MS: u64 = 10_000;
 const TIMEOUT_MAX_MS: u64 = 60_000;
 
 pub(super) fn routes() -> Vec<Route<ClientState>> {
-    vec![claim::route(), cross_signing::route(), query::route(), signatures::route(), upload::route()]
+    vec![changes::route(), claim::route(), cross_signing::route(), query::route(), signatures::route(), upload::route()]
 }
 
 fn timeout_ms(asked: Option<u64>) -> u64 {

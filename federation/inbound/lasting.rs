@@ -1,0 +1,148 @@
+//! What other servers tell beside events and is stored: messages to devices, changes of device lists and of cross-signing
+//! keys. All of it is taken before the events of its transaction, which may need it.
+//! [Send-to-device messaging](https://spec.matrix.org/v1.19/server-server-api/#send-to-device-messaging),
+//! [Device Management](https://spec.matrix.org/v1.19/server-server-api/#device-management),
+//! [End-to-End Encryption](https://spec.matrix.org/v1.19/server-server-api/#end-to-end-encryption)
+//!
+//! A server speaks for its own users only. What is wrong with one item does no harm to the others; if something of ours
+//! fails, the transaction is to be sent again, and what was taken of it is not taken twice.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use hearth_edge::Error;
+use hearth_users::{
+    Fault, ToDeviceContents, ToDeviceError,
+    keys::{DeviceUpdate, SigningKeysUpdate},
+};
+use ruma::{OwnedDeviceId, OwnedUserId, ServerName};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Inbound,
+    ephemeral::{CONTENT_BYTES_MAX, Ignored, Item, count},
+};
+
+/// The longest id of a message, in bytes: 32 characters.
+const MESSAGE_ID_BYTES_MAX: usize = 32 * 4;
+
+/// Updates that one may say to follow. Servers name those that nothing follows yet: mostly one.
+const PREVIOUS_MAX: usize = 20;
+
+#[derive(Deserialize)]
+struct Direct<'a> {
+    sender: OwnedUserId,
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    message_id: Cow<'a, str>,
+    #[serde(borrow)]
+    messages: BTreeMap<Cow<'a, str>, &'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Device {
+    user_id: OwnedUserId,
+    device_id: OwnedDeviceId,
+    stream_id: i64,
+    #[serde(default)]
+    prev_id: Option<Vec<i64>>,
+    #[serde(default)]
+    deleted: Option<bool>,
+    keys: Option<Box<RawValue>>,
+    device_display_name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct SigningKeys {
+    user_id: OwnedUserId,
+    master_key: Option<Box<RawValue>>,
+    self_signing_key: Option<Box<RawValue>>,
+}
+
+/// Takes what of a transaction's items is stored, in their order.
+pub(super) async fn take(state: &Inbound, origin: &ServerName, items: &[&RawValue]) -> Result<(), Error> {
+    for item in items {
+        // What does not read is counted with what is not stored.
+        let Ok(Item { edu_type, content }) = serde_json::from_str::<Item<'_>>(item.get()) else { continue };
+        let content = content.get();
+        let is_small = content.len() <= CONTENT_BYTES_MAX;
+        let (kind, result) = match &*edu_type {
+            "m.direct_to_device" if is_small => ("m.direct_to_device", take_direct(state, origin, content).await),
+            "m.device_list_update" if is_small => ("m.device_list_update", take_device(state, origin, content).await),
+            "m.signing_key_update" if is_small => ("m.signing_key_update", take_keys(state, origin, content).await),
+            _ => continue,
+        };
+        count(origin, kind, &result);
+        if let Err(Ignored::Failed(_)) = result {
+            return Err(Error::unavailable());
+        }
+    }
+    Ok(())
+}
+
+async fn take_direct(state: &Inbound, origin: &ServerName, content: &str) -> Result<(), Ignored> {
+    let direct: Direct<'_> = serde_json::from_str(content).map_err(|_| Ignored::Malformed)?;
+    if direct.sender.server_name() != origin {
+        return Err(Ignored::Stranger);
+    }
+    if direct.message_id.len() > MESSAGE_ID_BYTES_MAX {
+        return Err(Ignored::TooMuch);
+    }
+    let mut contents = ToDeviceContents::new();
+    for (user_id, devices) in &direct.messages {
+        let user_id = OwnedUserId::try_from(&**user_id).ok().filter(|user_id| state.users.is_local(user_id));
+        let Some(user_id) = user_id else { continue };
+        contents.insert(user_id, serde_json::from_str(devices.get()).map_err(|_| Ignored::Malformed)?);
+    }
+    let Direct { sender, kind, message_id, .. } = direct;
+    let taken = state.users.receive_to_device(origin, &sender, &kind, &message_id, &contents).await;
+    taken.map_err(|error| match error {
+        ToDeviceError::Malformed => Ignored::Malformed,
+        ToDeviceError::TooLarge(_) => Ignored::TooMuch,
+        ToDeviceError::Fault(fault) => failed(&fault),
+    })
+}
+
+async fn take_device(state: &Inbound, origin: &ServerName, content: &str) -> Result<(), Ignored> {
+    let device: Device = serde_json::from_str(content).map_err(|_| Ignored::Malformed)?;
+    let Device { user_id, device_id, stream_id, prev_id, deleted, keys, device_display_name } = device;
+    if user_id.server_name() != origin {
+        return Err(Ignored::Stranger);
+    }
+    let prev_id = prev_id.unwrap_or_default();
+    if prev_id.len() > PREVIOUS_MAX {
+        return Err(Ignored::TooMuch);
+    }
+    let update = DeviceUpdate {
+        user_id,
+        device_id,
+        stream_id,
+        prev_id,
+        deleted: deleted.unwrap_or_default(),
+        keys,
+        display_name: device_display_name,
+    };
+    known(state.users.take_device_update(update).await)
+}
+
+async fn take_keys(state: &Inbound, origin: &ServerName, content: &str) -> Result<(), Ignored> {
+    let keys: SigningKeys = serde_json::from_str(content).map_err(|_| Ignored::Malformed)?;
+    let SigningKeys { user_id, master_key, self_signing_key } = keys;
+    if user_id.server_name() != origin {
+        return Err(Ignored::Stranger);
+    }
+    known(state.users.take_signing_keys(SigningKeysUpdate { user_id, master_key, self_signing_key }).await)
+}
+
+fn known(taken: Result<bool, Fault>) -> Result<(), Ignored> {
+    match taken {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Ignored::Stranger),
+        Err(fault) => Err(failed(&fault)),
+    }
+}
+
+fn failed(fault: &Fault) -> Ignored {
+    Ignored::Failed(fault.to_string())
+}

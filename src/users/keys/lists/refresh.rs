@@ -1,0 +1,278 @@
+//! Asking another server for all devices of a user: at once where somebody waits for it, else in the background, again and
+//! again until it answers.
+//! [`GET /user/devices/{userId}`](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1userdevicesuserid)
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+use hearth_ports::{BoxFuture, KeyRange, Page, PeerError, Peers};
+use hearth_store::{
+    Table, UserNumber, Write,
+    tables::users::{
+        IDENTITY_KEYS_BYTES_MAX, RemoteDeviceRow, RemoteListRow, refresh_key, refresh_of_key, refreshes_prefix,
+        remote_device_key, remote_list_key,
+    },
+};
+use ruma::{OwnedDeviceId, OwnedServerName, UserId};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::{DEVICES_MAX, Due, LIST_BYTES_MAX, device_row, size_bytes, tell};
+use crate::{Fault, Users, fault::committed};
+
+/// So often a list is asked for again because an update came meanwhile.
+const ASKED_AGAIN_MAX: usize = 3;
+
+/// How long a server has in the background, in milliseconds.
+const BACKGROUND_TIMEOUT_MS: u64 = 30_000;
+
+/// Servers that are asked at once in the background.
+const SERVERS_AT_ONCE: usize = 8;
+
+/// Lists that are asked for in one round; the others wait for the next.
+const ROUND_MAX: usize = 1_000;
+
+/// After a failure it is tried again after so long, and after each further one twice as long.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// At most so long.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// Rows of lists to be asked for that are read at once at the start.
+const PAGE: usize = 1_000;
+
+/// Why a list was not brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RefreshError {
+    /// The server was not reached.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It did not say what was asked.
+    #[error("{0}")]
+    Refused(String),
+    /// It is too large to be kept: it is asked for whenever somebody wants it.
+    #[error("the list is too large to be kept")]
+    TooLarge,
+    /// Nobody here shares a room with the user.
+    #[error("nobody shares a room with the user")]
+    NotShared,
+    /// Ours.
+    #[error("{0}")]
+    Fault(Fault),
+}
+
+impl<E: Into<Fault>> From<E> for RefreshError {
+    fn from(error: E) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    user_id: String,
+    stream_id: i64,
+    devices: Vec<Device>,
+    master_key: Option<Box<RawValue>>,
+    self_signing_key: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct Device {
+    device_id: OwnedDeviceId,
+    keys: Option<Box<RawValue>>,
+    device_display_name: Option<String>,
+}
+
+impl Users {
+    /// Keeps the lists of other servers' users up to date, for as long as the service lives: what an earlier process left
+    /// stale, then what becomes so. For the server to start.
+    pub fn keep_lists_fresh(self: &Arc<Self>, peers: Arc<dyn Peers>) {
+        let users = Arc::downgrade(self);
+        tokio::spawn(async move {
+            if let Some(users) = users.upgrade()
+                && let Err(fault) = users.load_due_lists().await
+            {
+                tracing::error!(%fault, "which device lists are stale was not read");
+            }
+            Self::refresh_due_lists(users, &*peers).await;
+        });
+    }
+
+    async fn refresh_due_lists(users: Weak<Self>, peers: &dyn Peers) {
+        loop {
+            let Some(this) = users.upgrade() else { return };
+            this.refresh_round(peers).await;
+            let next = this.lists.due.lock().values().map(|due| due.at).min();
+            let wait_until = next.unwrap_or_else(|| Instant::now() + RETRY_AFTER).min(Instant::now() + RETRY_AFTER);
+            // Whoever waits must not keep the service.
+            let woken = Arc::clone(&this.lists);
+            drop(this);
+            tokio::select! {
+                () = woken.woken.notified() => {}
+                () = tokio::time::sleep_until(wait_until) => {}
+            }
+        }
+    }
+
+    async fn load_due_lists(&self) -> Result<(), Fault> {
+        let mut range = KeyRange::prefix(refreshes_prefix());
+        loop {
+            let page = self.store.scan_bytes(Table::Mi, range.clone(), Page::first(PAGE)).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            range.from = [&last.key[..], &[0]].concat().into();
+            page.iter().filter_map(|row| refresh_of_key(&row.key)).for_each(|user| self.lists.want(user));
+        }
+    }
+
+    /// Asks for what is due, each server for one list after the other.
+    pub(crate) async fn refresh_round(&self, peers: &dyn Peers) {
+        let now = Instant::now();
+        let due: Vec<UserNumber> = {
+            let due = self.lists.due.lock();
+            due.iter().filter(|(_, due)| due.at <= now).map(|(user, _)| *user).take(ROUND_MAX).collect()
+        };
+        let mut servers: HashMap<OwnedServerName, Vec<UserNumber>> = HashMap::new();
+        for user in due {
+            match self.store.user_id(user).await {
+                Ok(Some(user_id)) => servers.entry(user_id.server_name().to_owned()).or_default().push(user),
+                Ok(None) => drop(self.lists.due.lock().remove(&user)),
+                Err(error) => tracing::warn!(%error, "a device list is not asked for now"),
+            }
+        }
+        let asked: Vec<BoxFuture<'_, ()>> =
+            servers.into_values().map(|users| Box::pin(self.refresh_of_server(peers, users)) as _).collect();
+        stream::iter(asked).buffer_unordered(SERVERS_AT_ONCE).for_each(|()| std::future::ready(())).await;
+    }
+
+    async fn refresh_of_server(&self, peers: &dyn Peers, users: Vec<UserNumber>) {
+        for user in users {
+            let Ok(Some(user_id)) = self.store.user_id(user).await else { continue };
+            // An update that comes from now on puts it back.
+            let failures = self.lists.due.lock().remove(&user).map_or(0, |due| due.failures);
+            let result = self.refresh_list(peers, &user_id, user, BACKGROUND_TIMEOUT_MS).await;
+            if let Err(error) = result
+                && !matches!(error, RefreshError::NotShared)
+            {
+                tracing::debug!(%user_id, %error, "a device list was not brought up to date");
+                let pause = RETRY_AFTER.saturating_mul(1 << failures.min(16)).min(RETRY_AFTER_MAX);
+                let later = Due { at: Instant::now() + pause, failures: failures.saturating_add(1) };
+                self.lists.due.lock().entry(user).or_insert(later);
+            }
+        }
+    }
+
+    /// Asks for a list unless it is fresh, or has become so while another asked for it. Those who share a room with the
+    /// user then hear of it.
+    pub(super) async fn refresh_list(
+        &self,
+        peers: &dyn Peers,
+        user_id: &UserId,
+        user: UserNumber,
+        timeout_ms: u64,
+    ) -> Result<(), RefreshError> {
+        let flight = Arc::clone(self.lists.flights.lock().entry(user).or_default());
+        let turn = flight.lock().await;
+        let result = self.refresh_in_turn(peers, user_id, user, timeout_ms).await;
+        drop(turn);
+        let mut flights = self.lists.flights.lock();
+        // Ours and the map's: nobody else waits.
+        if Arc::strong_count(&flight) <= 2 {
+            flights.remove(&user);
+        }
+        result
+    }
+
+    async fn refresh_in_turn(
+        &self,
+        peers: &dyn Peers,
+        user_id: &UserId,
+        user: UserNumber,
+        timeout_ms: u64,
+    ) -> Result<(), RefreshError> {
+        for _ in 0..ASKED_AGAIN_MAX {
+            let before = self.load_remote_list(user).await?;
+            if before.bytes.is_some() && !before.row.stale {
+                return Ok(());
+            }
+            if !self.is_shared(user).await? {
+                self.drop_refresh(user, before.bytes).await?;
+                return Err(RefreshError::NotShared);
+            }
+            let body = peers.user_devices(user_id, timeout_ms).await;
+            let answer: Answer = serde_json::from_slice(&body.map_err(refused)?)
+                .map_err(|error| RefreshError::Refused(format!("its answer: {error}")))?;
+            if answer.user_id != user_id.as_str() {
+                return Err(RefreshError::Refused("its answer is about another user".to_owned()));
+            }
+            let mut write = Write::new(user.partition());
+            for (key, _) in self.load_remote_devices(user).await? {
+                write.delete(Table::Fd, key);
+            }
+            let row = put_list(&mut write, user, answer)?;
+            // An update that came meanwhile has changed it.
+            write.require(Table::Fd, remote_list_key(user), before.bytes);
+            write.put(Table::Fd, remote_list_key(user), &row);
+            write.delete(Table::Mi, refresh_key(user));
+            tell(&mut write, user);
+            if committed(self.store.commit(write).await)? {
+                return Ok(());
+            }
+        }
+        Err(RefreshError::Fault(Fault::contended()))
+    }
+
+    /// Nobody wants the list any more.
+    async fn drop_refresh(&self, user: UserNumber, list: Option<bytes::Bytes>) -> Result<(), Fault> {
+        let mut write = Write::new(user.partition());
+        write.require(Table::Fd, remote_list_key(user), list);
+        write.delete(Table::Fd, remote_list_key(user));
+        write.delete(Table::Mi, refresh_key(user));
+        for (key, _) in self.load_remote_devices(user).await? {
+            write.delete(Table::Fd, key);
+        }
+        // Who came first knows better.
+        committed(self.store.commit(write).await)?;
+        Ok(())
+    }
+}
+
+fn refused(error: PeerError) -> RefreshError {
+    match error {
+        PeerError::Unreachable(_) | PeerError::BackingOff { .. } | PeerError::Denied => {
+            RefreshError::Unreachable(error.to_string())
+        }
+        PeerError::Refused { .. } | PeerError::Malformed(_) => RefreshError::Refused(error.to_string()),
+    }
+}
+
+/// Adds the devices of an answer to a batch; the answer is the list's row.
+fn put_list(write: &mut Write, user: UserNumber, answer: Answer) -> Result<RemoteListRow, RefreshError> {
+    let mut row = RemoteListRow { stream_id: answer.stream_id, ..RemoteListRow::default() };
+    if answer.devices.len() > DEVICES_MAX {
+        return Err(RefreshError::TooLarge);
+    }
+    for device in answer.devices {
+        let Device { device_id, keys, device_display_name } = device;
+        let kept: Option<RemoteDeviceRow> = device_row(&device_id, keys.as_deref(), device_display_name);
+        let kept = kept.ok_or(RefreshError::TooLarge)?;
+        row.devices += 1;
+        row.bytes = row.bytes.saturating_add(size_bytes(&kept));
+        write.put(Table::Fd, remote_device_key(user, device_id.as_str()), &kept);
+    }
+    if row.bytes as usize > LIST_BYTES_MAX {
+        return Err(RefreshError::TooLarge);
+    }
+    for (place, key) in [(&mut row.master, answer.master_key), (&mut row.self_signing, answer.self_signing_key)] {
+        let Some(key) = key.filter(|key| key.get().starts_with('{')) else { continue };
+        if key.get().len() > IDENTITY_KEYS_BYTES_MAX {
+            return Err(RefreshError::TooLarge);
+        }
+        *place = Some(key.get().to_owned());
+    }
+    Ok(row)
+}
