@@ -55,7 +55,7 @@ impl Pages<'_> {
             filter: RoomEventFilter::default(),
         };
         let reader = Reader { user_id, device_id: Some(device_id) };
-        let page = self.server.reads.messages(&reader, self.room, &query).await.expect("a member may read");
+        let page = self.server.reads.messages(&reader, self.room, &query, None).await.expect("a member may read");
         // The last page is short; after it comes the first again.
         let (events, end) = events_and_end(&page);
         self.from = end.filter(|_| events == PAGE);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
-use hearth_sync::read::{MessagesQuery, Reader};
+use hearth_sync::read::{GapAhead, MessagesQuery, Reader};
 use ruma::{OwnedRoomId, RoomId};
 use serde::Deserialize;
 
@@ -41,26 +41,36 @@ async fn messages(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
         filter,
     };
     let reader = reader(&call);
-    fill_gaps(&state, &reader, &room_id, &query).await?;
-    answer(state.reads.messages(&reader, &room_id, &query).await)
+    let stop = fill_gaps(&state, &reader, &room_id, &query).await?;
+    answer(state.reads.messages(&reader, &room_id, &query, stop).await)
 }
 
 /// Gaps that one request has filled: each is a question or two to another server.
 const FILLS_MAX: usize = 3;
 
-/// Has other servers asked for what is missing on the page. Where they do not help, the page shows what there is.
-async fn fill_gaps(state: &ClientState, reader: &Reader, room_id: &RoomId, query: &MessagesQuery) -> Result<(), Error> {
-    for _ in 0..FILLS_MAX {
-        let gap = state.reads.gap_ahead(reader, room_id, query).await.map_err(|error| refusal(&error))?;
-        let Some(gap) = gap else { return Ok(()) };
-        match state.rooms.backfill(room_id, gap).await {
-            Ok(0) => return Ok(()),
+/// Has other servers asked for what is missing on the page. Where they do not help, the page goes on with what there is
+/// behind the gap. Gives the first gap that nobody was asked about: the page ends there.
+async fn fill_gaps(
+    state: &ClientState,
+    reader: &Reader,
+    room_id: &RoomId,
+    query: &MessagesQuery,
+) -> Result<Option<GapAhead>, Error> {
+    let mut unfilled = None;
+    for nth in 0..=FILLS_MAX {
+        let gap = state.reads.gap_ahead(reader, room_id, query, unfilled).await.map_err(|error| refusal(&error))?;
+        let Some(gap) = gap else { return Ok(None) };
+        if nth == FILLS_MAX || !gap.is_on_page {
+            return Ok(Some(gap));
+        }
+        match state.rooms.backfill(room_id, gap.order).await {
+            Ok(0) => unfilled = Some(gap),
             Ok(_) => {}
             Err(error) => {
                 tracing::info!(%room_id, %error, "a gap of history was not filled");
-                return Ok(());
+                unfilled = Some(gap);
             }
         }
     }
-    Ok(())
+    Ok(None)
 }

@@ -7,15 +7,25 @@ use ruma::RoomId;
 
 use super::{Direction, MessagesQuery, ReadError, Reader, Reads, messages::LIMIT_MAX};
 
+/// A gap of history that a reader comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GapAhead {
+    /// The place of the event just above it.
+    pub order: Order,
+    /// A page would pass over it, or end at it. If not, only one does whose filter leaves events out.
+    pub is_on_page: bool,
+}
+
 impl Reads {
-    /// The first gap that a page of [`Reads::messages`] would pass over or end at, as the place of the event just above it.
-    /// Only for readers who are in the room: others do not make us ask.
+    /// The first gap that a page of [`Reads::messages`] comes to, below `behind` if that is given. Only for readers who are
+    /// in the room: others do not make us ask.
     pub async fn gap_ahead(
         &self,
         reader: &Reader,
         room_id: &RoomId,
         query: &MessagesQuery,
-    ) -> Result<Option<Order>, ReadError> {
+        behind: Option<GapAhead>,
+    ) -> Result<Option<GapAhead>, ReadError> {
         if query.direction == Direction::Forward {
             return Ok(None);
         }
@@ -27,17 +37,15 @@ impl Reads {
             Some(token) => view.place(token)?,
             None => Order::END,
         };
+        // A gap has the place of the event above it, which may be where the page before ended.
+        let above = behind.map_or(Bound::Included(just_above(from)), |gap| Bound::Excluded(gap.order));
+        let gaps = self.store.gaps(view.number, (Bound::Unbounded, above), 1, true).await?;
+        let Some((order, _)) = gaps.first() else { return Ok(None) };
         let limit = query.limit.clamp(1, LIMIT_MAX);
         let rows = self.store.timeline(view.number, ..=from, limit, true).await?;
         // The gap in front of a page's last event is on the way of the next page.
-        let below = match rows.last() {
-            Some((last, _)) if rows.len() == limit => Bound::Excluded(*last),
-            _ => Bound::Unbounded,
-        };
-        // A gap has the place of the event above it, which may be where the page before ended.
-        let above = Bound::Included(just_above(from));
-        let gaps = self.store.gaps(view.number, (below, above), 1, true).await?;
-        Ok(gaps.first().map(|(order, _)| *order))
+        let is_on_page = rows.len() < limit || rows.last().is_some_and(|(last, _)| order > last);
+        Ok(Some(GapAhead { order: *order, is_on_page }))
     }
 }
 

@@ -8,7 +8,7 @@ use hearth_store::{EventNumber, Order, StoredEvent};
 use hearth_view::{PageToken, PlaceToken, RoomEventFilter, event_json::push_string};
 use ruma::{OwnedUserId, RoomId};
 
-use super::{ReadError, Reader, Reads, room::RoomView};
+use super::{GapAhead, ReadError, Reader, Reads, room::RoomView};
 use crate::gate::Shown;
 
 /// Which way a page goes.
@@ -48,8 +48,15 @@ pub(super) struct Page {
 }
 
 impl Reads {
-    /// The answer of `/messages`, as JSON.
-    pub async fn messages(&self, reader: &Reader, room_id: &RoomId, query: &MessagesQuery) -> Result<Bytes, ReadError> {
+    /// The answer of `/messages`, as JSON. `stop`: a gap below which a page backwards shows nothing yet, because nobody has
+    /// been asked for what is missing there; the next page begins at it.
+    pub async fn messages(
+        &self,
+        reader: &Reader,
+        room_id: &RoomId,
+        query: &MessagesQuery,
+        stop: Option<GapAhead>,
+    ) -> Result<Bytes, ReadError> {
         let mut view = self.open(reader, room_id).await?;
         let from = match &query.from {
             Some(token) => view.place(token)?,
@@ -57,7 +64,11 @@ impl Reads {
             None => Order::live(self.store.live().positions().at(view.number.partition())),
         };
         let to = query.to.as_ref().map(|token| view.place(token)).transpose()?;
-        let page = self.page(&mut view, from, to, query).await?;
+        let stop = stop.filter(|_| query.direction == Direction::Backward).map(|gap| step_before(gap.order));
+        let mut page = self.page(&mut view, from, to.max(stop), query).await?;
+        if to < stop {
+            page.next = page.next.or(stop.map(page_token));
+        }
 
         let mut out = Vec::with_capacity(1_024 + 600 * page.events.len());
         out.extend_from_slice(b"{\"chunk\":");
@@ -103,7 +114,7 @@ impl Reads {
         Ok(Page { events, next: (scanned > 0).then(|| page_token(at)) })
     }
 
-    /// Timeline rows that hold an event, from a place on.
+    /// Timeline rows from a place on. One without an event is a change of the state only.
     async fn rows(
         &self,
         view: &RoomView<'_>,
@@ -111,7 +122,7 @@ impl Reads {
         to: Option<Order>,
         backward: bool,
         limit: usize,
-    ) -> Result<Vec<(Order, EventNumber)>, ReadError> {
+    ) -> Result<Vec<(Order, Option<EventNumber>)>, ReadError> {
         let range = if backward {
             (to.map_or(Bound::Unbounded, Bound::Excluded), Bound::Included(at.min(view.until)))
         } else {
@@ -125,21 +136,21 @@ impl Reads {
             return Ok(Vec::new());
         }
         let rows = self.store.timeline(view.number, range, limit, backward).await?;
-        // A row without an event is a change of the state only; there are few, and a page shorter by one is no harm.
-        Ok(rows.into_iter().filter_map(|(order, row)| Some((order, row.event?))).collect())
+        Ok(rows.into_iter().map(|(order, row)| (order, row.event)).collect())
     }
 
     /// The events of these rows that pass the gate and the filter, in the order of the rows.
     async fn shown(
         &self,
         view: &mut RoomView<'_>,
-        rows: &[(Order, EventNumber)],
+        rows: &[(Order, Option<EventNumber>)],
         backward: bool,
         filter: &RoomEventFilter,
     ) -> Result<Vec<Shown>, ReadError> {
-        let numbers: Vec<EventNumber> = rows.iter().map(|(_, number)| *number).collect();
+        let rows = rows.iter().filter_map(|(order, number)| Some((*order, (*number)?)));
+        let (orders, numbers): (Vec<Order>, Vec<EventNumber>) = rows.unzip();
         let stored = self.store.events_in_passing(view.number, &numbers).await?;
-        let mut events: Vec<_> = rows.iter().map(|(order, _)| *order).zip(stored).collect();
+        let mut events: Vec<_> = orders.into_iter().zip(stored).collect();
         // The gate walks upwards, where one standing follows from the other.
         if backward {
             events.reverse();

@@ -21,6 +21,7 @@ use hearth_users::{Fault, Users};
 use ruma::{OwnedDeviceId, OwnedUserId};
 
 pub use context::ContextQuery;
+pub use gaps::GapAhead;
 pub use members::MembersQuery;
 pub use messages::{Direction, MessagesQuery};
 pub use timestamp::FoundEvent;

@@ -65,7 +65,7 @@ impl Client {
                 limit: 2,
                 filter: RoomEventFilter::default(),
             };
-            let page = world.reads.messages(&reader, &room.id, &query).await.expect("a member may read");
+            let page = world.reads.messages(&reader, &room.id, &query, None).await.expect("a member may read");
             let page: Value = serde_json::from_slice(&page).expect("a page is JSON");
             let events = page["chunk"].as_array().expect("a page has events");
             newest_first.extend(events.iter().map(|event| event["event_id"].as_str().expect("an id").to_owned()));

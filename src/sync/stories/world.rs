@@ -174,6 +174,17 @@ impl Room {
         self.store.commit(draft.write).await.expect("nobody else writes");
     }
 
+    /// Something is missing in front of the newest event.
+    pub(super) async fn gap_at_end(&self) {
+        let position = self.store.live().positions().at(self.number.partition());
+        let rows = self.store.timeline(self.number, ..=Order::live(position), 1, true).await.expect("memory reads");
+        let (order, _) = rows.first().expect("the room has events");
+        let mut write = Write::new(self.number.partition());
+        let row = tables::GapRow { missing: vec!["$missing".to_owned()] };
+        write.put(Table::Tl, tables::gap_key(self.number, *order), &row);
+        self.store.commit(write).await.expect("memory commits");
+    }
+
     /// The events of the present state, by pair.
     pub(super) async fn state(&self) -> std::collections::BTreeMap<(String, String), String> {
         let head = self.store.head(self.number).await.expect("memory reads").expect("the room has a head");
