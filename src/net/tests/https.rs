@@ -72,6 +72,22 @@ async fn only_a_certificate_for_the_name_by_a_known_authority_will_do() {
 }
 
 #[tokio::test]
+async fn any_certificate_does_for_machines_that_are_no_homeservers_where_that_is_wished() {
+    let authority = Authority::new();
+    let server = Server::http(&Authority::new(), NAME, HTTP2).await;
+    let wished = HttpsSettings { trust_all_elsewhere: true, ..authority.settings() };
+    let (client, strict) = (HttpsClient::open(wished).await.unwrap(), authority.client().await);
+    assert_unreachable(strict.send_elsewhere(server.get("/echo")).await, "invalid peer certificate");
+    assert!(client.send_elsewhere(server.get("/echo")).await.is_ok());
+    assert!(client.send_elsewhere(get("other.example.org", vec![server.address], "/echo")).await.is_ok());
+    // The connection that is open now is not one to a homeserver.
+    assert_unreachable(client.send(server.get("/echo")).await, "invalid peer certificate");
+    let denied = HttpsSettings { policy: AddressPolicy::default(), trust_all_elsewhere: true, ..authority.settings() };
+    let answer = HttpsClient::open(denied).await.unwrap().send_elsewhere(server.get("/echo")).await;
+    assert!(matches!(answer, Err(HttpError::Denied(_))), "addresses are checked all the same: {answer:?}");
+}
+
+#[tokio::test]
 async fn an_address_as_name_is_verified_as_an_address() {
     let authority = Authority::new();
     let (named, numbered) =
