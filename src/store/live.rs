@@ -65,6 +65,8 @@ pub struct Live {
     pub(crate) device_lists_turn: futures_util::lock::Mutex<()>,
     /// Whoever follows the log.
     log: Arc<Notify>,
+    /// Whoever waits for a room's members.
+    completed: Arc<Notify>,
 }
 
 struct Lane {
@@ -119,6 +121,7 @@ impl Live {
             device_lists: Mutex::new(DeviceLists { changes: VecDeque::new(), from: Positions::START }),
             device_lists_turn: futures_util::lock::Mutex::new(()),
             log: Arc::default(),
+            completed: Arc::default(),
         };
         live.device_lists.lock().from = live.positions();
         live
@@ -141,6 +144,12 @@ impl Live {
     /// read, then await it.
     pub fn log_changed(&self) -> Changed {
         Changed::new(self.log.clone())
+    }
+
+    /// Resolves when, after this call, the state of some room has changed without an event, as it does when a room gets the
+    /// members that its join left out.
+    pub(crate) fn room_completed(&self) -> Changed {
+        Changed::new(self.completed.clone())
     }
 
     /// The active users who are joined to a room.
@@ -265,6 +274,9 @@ impl Live {
         if !entries.is_empty() {
             self.log.notify();
         }
+        if entries.iter().any(|(_, entry)| completes_room(entry)) {
+            self.completed.notify();
+        }
     }
 
     /// Whether the log must be read before commits of a partition are known here again.
@@ -287,6 +299,9 @@ impl Live {
         drop(applying);
         wake(woken);
         self.log.notify();
+        if entries.iter().any(|(.., entry)| completes_room(entry)) {
+            self.completed.notify();
+        }
     }
 
     /// Whether one counter serves all partitions.
@@ -433,6 +448,11 @@ impl Lane {
 }
 
 /// Wakes each once. After V was raised: who is woken looks at V.
+/// Whether a room's state changed without an event.
+fn completes_room(entry: &LogEntry) -> bool {
+    matches!(entry, LogEntry::Event(EventNote { event: None, .. }))
+}
+
 fn wake(mut woken: Vec<Arc<Core>>) {
     woken.sort_unstable_by_key(Arc::as_ptr);
     woken.dedup_by(|a, b| Arc::ptr_eq(a, b));

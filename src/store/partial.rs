@@ -5,7 +5,7 @@ use hearth_ports::{Entry, Key, KeyRange, Table};
 use crate::{
     Corrupt, LoadError, RoomNumber, Row as _, Store,
     codec::{decode, read_u64},
-    tables::{PartialRow, WaitingRow, partial_prefix, waiting_prefix},
+    tables::{PartialRow, WaitingRow, partial_key, partial_prefix, waiting_prefix},
 };
 
 /// Jobs that are read at the start. More rooms than that are not joined at once.
@@ -17,6 +17,21 @@ impl Store {
         let rows = self.scan_all(Table::Rm, KeyRange::prefix(partial_prefix()), JOBS_MAX, false).await?;
         let room = |row: &Entry| read_u64(PartialRow::NAME, row.key.get(1..).unwrap_or_default()).map(RoomNumber);
         rows.iter().map(|row| Ok((room(row)?, decode(&row.value)?))).collect()
+    }
+
+    /// Waits until a room has its members; `false`: it never will, as all of ours have left before they came. How long is
+    /// the caller's affair.
+    pub async fn until_whole(&self, room: RoomNumber) -> Result<bool, LoadError> {
+        loop {
+            let completed = self.live.room_completed();
+            if !self.head(room).await?.is_some_and(|head| head.partial) {
+                return Ok(true);
+            }
+            if self.get_bytes(Table::Rm, &partial_key(room)).await?.is_none() {
+                return Ok(false);
+            }
+            completed.await;
+        }
     }
 
     /// The oldest events of other servers that wait for a room's members, with their keys.

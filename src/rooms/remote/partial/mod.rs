@@ -27,8 +27,8 @@ use hearth_store::{
 use parking_lot::Mutex;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, ServerName};
 use tokio::{
-    sync::{Notify, Semaphore},
-    time::{Instant, sleep, timeout_at},
+    sync::Semaphore,
+    time::{sleep, timeout},
 };
 
 use crate::{SendError, member::MemberIntent, rooms::Rooms};
@@ -50,8 +50,6 @@ pub(crate) struct Partial {
     /// Those that have a task.
     driven: Mutex<HashSet<RoomNumber>>,
     turns: Semaphore,
-    /// Told when a room has its members.
-    whole: Notify,
     /// How many events of others wait.
     waiting: Mutex<HashMap<RoomNumber, usize>>,
 }
@@ -61,7 +59,6 @@ impl Partial {
         Self {
             driven: Mutex::default(),
             turns: Semaphore::new(COMPLETED_AT_ONCE),
-            whole: Notify::new(),
             waiting: Mutex::default(),
         }
     }
@@ -165,7 +162,6 @@ impl Rooms {
                     let room_id = &job.room_id;
                     tracing::info!(%room_id, %server, members, took_ms, since_ms, "the room has its members");
                     metrics::histogram!("rooms_completed_seconds").record(since_ms as f64 / 1_000.0);
-                    self.joins.partial.whole.notify_waiters();
                     return Ok(());
                 }
                 // Ours, not the server's.
@@ -215,16 +211,9 @@ impl Rooms {
 
     /// Waits until the room has its members, or so long.
     pub(crate) async fn wait_whole(&self, room: RoomNumber, patience: Duration) -> Result<bool, LoadError> {
-        let deadline = Instant::now() + patience;
-        loop {
-            let mut told = std::pin::pin!(self.joins.partial.whole.notified());
-            told.as_mut().enable();
-            if !self.is_partial(room).await? {
-                return Ok(true);
-            }
-            if timeout_at(deadline, told).await.is_err() {
-                return Ok(!self.is_partial(room).await?);
-            }
+        match timeout(patience, self.writer.store.until_whole(room)).await {
+            Ok(is_whole) => is_whole,
+            Err(_) => Ok(false),
         }
     }
 
