@@ -61,7 +61,8 @@ struct Pending {
 }
 
 /// Takes note that a user of ours has bound an identifier under which they were invited. An invite that comes to nothing
-/// does not take the others with it, and is not the identity server's concern.
+/// does not take the others with it, and is not the identity server's concern; one whose inviter's server is down is asked
+/// for later.
 async fn onbind(state: Arc<Inbound>, call: Call) -> Result<Reply, Error> {
     let Bound { mxid, invites } = body(&call)?;
     call.limit(Limit::Invite, &mxid)?;
@@ -78,7 +79,7 @@ async fn claim(state: &Inbound, user_id: &OwnedUserId, invite: &RawValue) {
     };
     let Pending { mxid: target, room_id, sender, signed } = invite;
     let invite = ThirdPartyInvite { room_id: room_id.clone(), sender, target, signed };
-    if let Err(error) = state.rooms.claim_third_party_invite(invite).await {
-        tracing::info!(%user_id, %room_id, %error, "a pending invite came to nothing");
+    if let Err(error) = state.rooms.claim_bound_invite(invite).await {
+        tracing::info!(%user_id, %room_id, %error, "a pending invite came to nothing yet");
     }
 }

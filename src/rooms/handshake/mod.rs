@@ -6,6 +6,7 @@
 
 mod accept;
 mod answer;
+mod bindings;
 mod bridge;
 mod invite;
 mod template;

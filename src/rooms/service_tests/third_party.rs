@@ -65,6 +65,50 @@ async fn the_inviters_server_makes_the_invite_of_the_one_who_bound_the_identifie
 }
 
 #[tokio::test]
+async fn a_server_that_is_down_is_asked_again() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = pending(&a, "token").await;
+    let bob = b.user("bob");
+    let invite = |sender: OwnedUserId| ThirdPartyInvite {
+        room_id: room_id.clone(),
+        sender,
+        target: bob.clone(),
+        signed: proof("token", &bob, &identity_key()),
+    };
+    let rooms = &b.world.rooms;
+    let asked = || {
+        let asked = std::mem::take(&mut *a.net.asked.lock());
+        asked.iter().filter(|asked| asked.starts_with("exchange_third_party_invite")).count()
+    };
+    a.net.set_down(&a, true);
+    for _ in 0..2 {
+        let waits = rooms.claim_bound_invite(invite(a.user("alice"))).await;
+        assert!(matches!(waits, Err(SendError::Unreachable(_))), "{waits:?}");
+    }
+    let b = b.restarted().await;
+    let rooms = &b.world.rooms;
+    rooms.retry_third_party_invites().await.unwrap();
+    a.net.set_down(&a, false);
+    asked();
+    rooms.retry_third_party_invites().await.unwrap();
+    assert_eq!(b.membership(&room_id, &bob).await, Some(Membership::Invite));
+    assert_eq!(asked(), 1);
+    // Neither what was done nor what is refused waits any longer.
+    assert!(rooms.claim_bound_invite(invite(a.user("mallory"))).await.is_err());
+    asked();
+    rooms.retry_third_party_invites().await.unwrap();
+    assert_eq!(asked(), 0);
+
+    a.net.set_down(&a, true);
+    assert!(rooms.claim_bound_invite(invite(a.user("alice"))).await.is_err());
+    b.world.clock.advance_ms(8 * 24 * 60 * 60 * 1_000);
+    rooms.retry_third_party_invites().await.unwrap();
+    a.net.set_down(&a, false);
+    rooms.retry_third_party_invites().await.unwrap();
+    assert_eq!(asked(), 0, "after a week nobody waits for it");
+}
+
+#[tokio::test]
 async fn who_has_not_bound_their_address_is_invited_once_they_have() {
     let [a, b] = towns(["a.test", "b.test"]).await;
     let room_id = a.create("alice", Preset::Private).await;
