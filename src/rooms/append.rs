@@ -217,7 +217,7 @@ impl<'a> Group<'a> {
             let row = TimelineRow { event: is_shown.then_some(number), state: current };
             self.put_timeline(cache, row, position);
             let own = after.pair.filter(|_| after.version == current && placing.state_before == cache.head.state);
-            let member = self.set_current(cache, current, own, (number, &placing), position).await?;
+            let member = self.set_current(cache, current, own, Some((number, &placing)), position).await?;
             self.write.log(position, LogEntry::Event(EventNote { room: cache.number, event: row.event, member }));
             self.last = Some(position);
         }
@@ -226,6 +226,25 @@ impl<'a> Group<'a> {
             self.redact(cache, number, &placing).await?;
         }
         Ok(number)
+    }
+
+    /// Makes the room's current state what its extremities resolve into, without an event that would be the occasion.
+    /// Whether it changes. An error spoils batch and cache.
+    pub(crate) async fn meet(&mut self, cache: &mut RoomCache) -> Result<bool, PlaceError> {
+        let mut versions = Vec::with_capacity(cache.head.extremities.len());
+        for extremity in cache.head.extremities.clone() {
+            versions.push(self.known(cache, extremity.event).await?.header.state_after);
+        }
+        let current = self.resolve(cache, versions).await?;
+        if current == cache.head.state {
+            return Ok(false);
+        }
+        let position = self.write.position();
+        self.put_timeline(cache, TimelineRow { event: None, state: current }, position);
+        let member = self.set_current(cache, current, None, None, position).await?;
+        self.write.log(position, LogEntry::Event(EventNote { room: cache.number, event: None, member }));
+        self.last = Some(position);
+        Ok(true)
     }
 
     /// Stores an event because others cite it: its place in the room's graph is not known. Its auth events must be

@@ -22,19 +22,20 @@ pub(super) fn unset(state_key: StateKeyNumber) -> CurrentStateRow {
 }
 
 impl Group<'_> {
-    /// Makes this version the room's current state. `own`: the pair that `placed` sets, if that is all that changes.
-    /// Returns the membership that `placed` sets; what else changes of memberships is told to the log.
+    /// Makes this version the room's current state. `placed`: the event that is the occasion, if one is; `own`: the pair
+    /// that it sets, if that is all that changes. Returns the membership that it sets; what else changes of memberships is
+    /// told to the log.
     pub(super) async fn set_current(
         &mut self,
         cache: &mut RoomCache,
         version: StateVersion,
         own: Option<StateKeyNumber>,
-        placed: (EventNumber, &Placing),
+        placed: Option<(EventNumber, &Placing)>,
         position: PositionIndex,
     ) -> Result<Option<MemberNote>, PlaceError> {
-        let (number, placing) = placed;
+        let number = placed.map(|(number, _)| number);
         let changes = match own {
-            Some(state_key) => vec![StateDifference { state_key, before: None, after: Some(number) }],
+            Some(state_key) => vec![StateDifference { state_key, before: None, after: number }],
             None => self.states.difference(cache.head.state, version).await?,
         };
         if changes.len() > CHANGES_MAX {
@@ -44,15 +45,16 @@ impl Group<'_> {
         let mut own_note = None;
         for change in changes {
             let (kind, state_key) = self.pair_of(cache, change.state_key).await?;
-            let in_force = match change.after {
-                Some(after) if after == number => Some(InForce { number, event: placing.event.clone() }),
-                Some(after) => Some(InForce { number: after, event: self.known(cache, after).await?.event }),
-                None => None,
+            let own = placed.filter(|(number, _)| change.after == Some(*number)).map(|(_, placing)| placing);
+            let in_force = match (change.after, own) {
+                (Some(number), Some(placing)) => Some(InForce { number, event: placing.event.clone() }),
+                (Some(number), None) => Some(InForce { number, event: self.known(cache, number).await?.event }),
+                (None, _) => None,
             };
-            let is_own = change.after == Some(number);
+            let is_own = own.is_some();
             // Others' memberships are told at positions of their own: those of one are bounded in bytes.
             let at = if is_own { position } else { self.write.position() };
-            let guest = is_own && placing.guest;
+            let guest = own.is_some_and(|placing| placing.guest);
             let note = self.set_pair(cache, (change.state_key, &kind, &state_key), in_force, (at, guest)).await?;
             match note {
                 Some(note) if is_own => own_note = Some(note),

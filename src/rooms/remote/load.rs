@@ -2,7 +2,7 @@
 //!
 //! The first batch writes a head marked as loading; each piece requires the head and moves its next numbers; the last
 //! holds the join itself and clears the mark. What a crash leaves is taken up again by the next join. A room that this
-//! server was in before keeps its numbers and its history.
+//! server was in before keeps its numbers and its history, and what the other server had not heard of: see [`branch`].
 
 use std::collections::HashMap;
 
@@ -22,6 +22,7 @@ use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, RoomId, ServerName};
 use super::answer::{Given, GivenState};
 use crate::{SendError, writer::Writer};
 
+mod branch;
 mod state;
 
 /// A batch of so many bytes takes no more events; engines like batches of at most 1 MB.
@@ -85,14 +86,20 @@ impl Writer {
     ) -> Result<RoomNumber, SendError> {
         let started_ms = self.clock.now_ms();
         let mut loader = Loader::begin(self, room_id, given, join.servers.is_some()).await?;
+        let branch = loader.own_branch(given, join).await?;
         let numbers = loader.store_events(given).await?;
         let targets = loader.targets(given, &numbers).await?;
         loader.store_state(&targets).await?;
         loader.store_servers(&targets, join).await?;
         let (room, joined) = (loader.room, targets.iter().filter(|target| is_joined(target)).count());
-        loader.finish(given, &numbers, &targets, join).await?;
+        let is_branched = !branch.is_empty();
+        loader.finish(given, (&numbers, branch), &targets, join).await?;
         // Whatever was known of the room before is of the past.
         *self.active(room).cache.lock().await = None;
+        if is_branched && let Err(error) = self.meet(room).await {
+            // We are in. The next event does it.
+            tracing::warn!(%room_id, %error, "the branches of a joined room were not brought together");
+        }
         let took_ms = self.clock.now_ms().saturating_sub(started_ms);
         tracing::info!(%room_id, events = given.events.len(), joined, took_ms, "room loaded");
         metrics::histogram!("rooms_loaded_events").record(given.events.len() as f64);
@@ -232,7 +239,7 @@ impl<'a> Loader<'a> {
     async fn finish(
         mut self,
         given: &GivenState,
-        numbers: &[Option<EventNumber>],
+        (numbers, branch): (&[Option<EventNumber>], Vec<Extremity>),
         targets: &[Target<'_>],
         join: &Join<'_>,
     ) -> Result<(), SendError> {
@@ -269,7 +276,7 @@ impl<'a> Loader<'a> {
         write.put(Table::Rm, current_key(self.room, event), &row);
         self.put_join(&mut write, at, number, user, join.guest);
         self.put_job(&mut write, join, number, state_before);
-        self.complete_head(targets, event, number);
+        self.complete_head(targets, event, (number, branch));
         self.commit_at(write, at).await
     }
 
@@ -326,7 +333,12 @@ impl<'a> Loader<'a> {
         write.log(at, LogEntry::Membership(note));
     }
 
-    fn complete_head(&mut self, targets: &[Target<'_>], join: &Event, number: EventNumber) {
+    fn complete_head(
+        &mut self,
+        targets: &[Target<'_>],
+        join: &Event,
+        (number, branch): (EventNumber, Vec<Extremity>),
+    ) {
         let others = targets.iter().filter(|target| target.event.state_pair() != join.state_pair());
         let (mut joined, mut invited) = (1, 0);
         for (_, membership) in others.filter_map(|target| target.member) {
@@ -336,8 +348,9 @@ impl<'a> Loader<'a> {
         self.head.state = self.state;
         self.head.joined = joined;
         self.head.invited = invited;
-        self.head.extremities =
-            vec![Extremity { event: number, event_id: join.event_id().to_string(), depth: join.depth() }];
+        let join = Extremity { event: number, event_id: join.event_id().to_string(), depth: join.depth() };
+        self.head.extremities = std::iter::once(join).chain(branch).collect();
+        self.head.extremities.sort_by_key(|extremity| std::cmp::Reverse(extremity.depth));
         self.head.loading = false;
     }
 }

@@ -99,7 +99,7 @@ async fn who_came_in_by_rules_that_had_changed_is_told_where_the_branches_meet()
 }
 
 #[tokio::test]
-async fn who_comes_back_through_a_server_that_has_not_heard_of_the_leave_is_told_where_the_branches_meet() {
+async fn who_comes_back_through_a_server_that_has_not_heard_of_the_leave_is_where_the_branches_lead() {
     let scene = Scene::new().await;
     let Scene { a, b, c, room_id } = &scene;
     let closed = scene.close().await;
@@ -109,9 +109,16 @@ async fn who_comes_back_through_a_server_that_has_not_heard_of_the_leave_is_told
     scene.carry(&left, c, &[a]).await;
     scene.tick();
     let back = c.join(room_id, "carol", &[b]).await.unwrap();
+    // The room was closed when she left: what b took for a change of her profile is no way in.
+    assert_eq!(scene.carol_at(b).await, Some(Membership::Join));
+    assert_eq!(scene.carol_at(c).await, Some(Membership::Leave));
     scene.carry(&left, c, &[b]).await;
     scene.carry(&back, b, &[a]).await;
-    scene.carol_is_told_by_bob().await;
+    for town in [a, b] {
+        assert_eq!(town.state_ids(room_id).await, c.state_ids(room_id).await);
+        town.world.check().await;
+    }
+    c.world.check().await;
 }
 
 #[tokio::test]
@@ -125,4 +132,34 @@ async fn who_was_kicked_knows_it_and_is_told_nothing_more() {
     let next = b.say(room_id, "bob", "she is gone").await.unwrap();
     assert_eq!(b.event(room_id, &next).await.prev_events().len(), 2, "{said} and the kick");
     assert!(scene.undone_by(b, &next).await.is_empty());
+}
+
+/// Carol and Cecil of one server: she leaves, and he comes in through a server that has not heard of it.
+#[tokio::test]
+async fn what_a_server_did_before_it_came_back_is_not_forgotten() {
+    let scene = Scene::new().await;
+    let Scene { a, b, c, room_id } = &scene;
+    let left = c.own(room_id, "carol", MemberAction::Leave, &[]).await.unwrap();
+    scene.tick();
+    let came = c.join(room_id, "cecil", &[b]).await.unwrap();
+    assert_eq!(scene.carol_at(b).await, Some(Membership::Join), "b has not heard");
+    assert_eq!(scene.carol_at(c).await, Some(Membership::Leave));
+    assert_eq!(c.membership(room_id, &c.user("cecil")).await, Some(Membership::Join));
+    c.world.check().await;
+    // The others hear of all of it from c's next words.
+    let said = c.say(room_id, "cecil", "hello").await.unwrap();
+    let prevs = c.event(room_id, &said).await.prev_events().to_vec();
+    assert_eq!(BTreeSet::from_iter(&prevs), [&left, &came].into());
+    scene.carry(&came, b, &[a]).await;
+    scene.carry(&said, c, &[a, b]).await;
+    for town in [a, b] {
+        assert_eq!(scene.carol_at(town).await, Some(Membership::Leave));
+        assert_eq!(town.state_ids(room_id).await, c.state_ids(room_id).await);
+    }
+    // What was known elsewhere is of the past: nothing is cited twice.
+    let again = c.own(room_id, "cecil", MemberAction::Leave, &[]).await.unwrap();
+    scene.carry(&again, c, &[a, b]).await;
+    scene.tick();
+    c.join(room_id, "cecil", &[b]).await.unwrap();
+    assert_eq!(c.world.head(room_id).await.extremities.len(), 1);
 }
