@@ -32,6 +32,10 @@ const WANTED_MAX: usize = 150;
 /// States that are asked for: each is an answer of megabytes in a large room.
 const STATES_MAX: usize = 3;
 
+/// States before events that were sent, asked for besides. Who sends an event should know where it stands, also if it does
+/// not say where those before it do: a server that is put out of a room may not ask about what happened in its absence.
+const SENT_STATES_MAX: usize = 2;
+
 /// Events whose auth chains are asked for.
 const CHAINS_MAX: usize = 20;
 
@@ -153,6 +157,7 @@ pub struct Catchup {
     failed: BTreeMap<OwnedEventId, &'static str>,
     rounds: usize,
     states: usize,
+    sent_states: usize,
     prevs: usize,
     chains: HashSet<OwnedEventId>,
     arrived: usize,

@@ -2,7 +2,9 @@
 
 use ruma::OwnedEventId;
 
-use super::{CHAINS_MAX, Catchup, MISSING_MAX, MISSING_MIN, ROUNDS_MAX, STATES_MAX, State, Step, Wanted};
+use super::{
+    CHAINS_MAX, Catchup, MISSING_MAX, MISSING_MIN, ROUNDS_MAX, SENT_STATES_MAX, STATES_MAX, State, Step, Wanted,
+};
 
 /// Working out what to ask for.
 impl Catchup {
@@ -56,15 +58,15 @@ impl Catchup {
     }
 
     fn fetch_state(&mut self) -> Option<Step> {
-        if self.states >= STATES_MAX {
-            return None;
-        }
+        let (is_left, is_left_for_sent) = (self.states < STATES_MAX, self.sent_states < SENT_STATES_MAX);
         let lacks = |id: &OwnedEventId| {
             let wanted = &self.wanted[id];
-            matches!(wanted.state, State::NotAsked) && self.lacks_prevs(wanted) && !self.lacks_auths(&wanted.event)
+            let may_ask = is_left || is_left_for_sent && !wanted.is_asked_for;
+            let is_open = matches!(wanted.state, State::NotAsked) && self.lacks_prevs(wanted);
+            may_ask && is_open && !self.lacks_auths(&wanted.event)
         };
         let id = self.by_arrival().into_iter().find(lacks)?;
-        self.states += 1;
+        if is_left { self.states += 1 } else { self.sent_states += 1 }
         self.wanted.get_mut(&id)?.state = State::Refused;
         Some(Step::FetchState(id))
     }
