@@ -117,8 +117,11 @@ pub(crate) async fn sync(world: &World, person: &Person, timeout_ms: u64) -> boo
 }
 
 fn ids(events: &Value) -> Vec<String> {
-    let events = events.as_array().into_iter().flatten();
-    events.map(|event| event["event_id"].as_str().unwrap().to_owned()).collect()
+    events.as_array().into_iter().flatten().map(id).collect()
+}
+
+fn id(event: &Value) -> String {
+    event["event_id"].as_str().unwrap().to_owned()
 }
 
 /// The events of a timeline, with those that it leaves out; `None`: the server does not answer.
@@ -131,19 +134,53 @@ async fn timeline(
 ) -> Option<Vec<String>> {
     let newest = ids(&timeline["events"]);
     let (true, Some(since)) = (timeline["limited"] == true, since) else { return Some(newest) };
+    let from = timeline["prev_batch"].as_str();
+    let mut older = page_back(world, person, room, from, Some(since)).await?;
+    let enters = !person.seen.lock().joined.contains(room);
+    if enters && !has_join(&timeline["events"], person) && !older.iter().any(|event| is_join(event, person)) {
+        // The room is shown long after they came in, now that its members are known.
+        older = page_back(world, person, room, from, None).await?;
+    }
+    let mut all: Vec<String> = older.iter().rev().map(id).collect();
+    all.extend(newest);
+    Some(all)
+}
+
+fn is_join(event: &Value, person: &Person) -> bool {
+    event["type"] == "m.room.member" && event["state_key"] == person.id && event["content"]["membership"] == "join"
+}
+
+fn has_join(events: &Value, person: &Person) -> bool {
+    events.as_array().into_iter().flatten().any(|event| is_join(event, person))
+}
+
+/// The events before a place, newest first, back to another place or else to the person's own join.
+async fn page_back(
+    world: &World,
+    person: &Person,
+    room: &str,
+    from: Option<&str>,
+    to: Option<&str>,
+) -> Option<Vec<Value>> {
     let mut older = Vec::new();
-    let mut from = timeline["prev_batch"].as_str().map(str::to_owned);
+    let mut from = from.map(str::to_owned);
     let mut pages = 0;
     while let Some(place) = from {
-        let (place, to) = (quote(&place), quote(since));
-        let path = format!("rooms/{}/messages?dir=b&limit=20&from={place}&to={to}", quote(room));
+        let to_query = to.map(|to| format!("&to={}", quote(to))).unwrap_or_default();
+        let path = format!("rooms/{}/messages?dir=b&limit=20&from={}{to_query}", quote(room), quote(&place));
         let (status, page) = person.ask(http::Method::GET, &path, &Value::Null).await?;
         if status != 200 {
             // Who was thrown out meanwhile may not read on.
             note!(world.trace, "{} pages back in {room}: {status} {page}", person.id);
             break;
         }
-        older.extend(ids(&page["chunk"]));
+        older.extend(page["chunk"].as_array().into_iter().flatten().cloned());
+        if to.is_none()
+            && let Some(join) = older.iter().position(|event| is_join(event, person))
+        {
+            older.truncate(join + 1);
+            break;
+        }
         from = page["end"].as_str().map(str::to_owned);
         pages += 1;
         if pages > PAGES_MAX {
@@ -151,7 +188,5 @@ async fn timeline(
             break;
         }
     }
-    older.reverse();
-    older.extend(newest);
     Some(older)
 }
