@@ -98,6 +98,8 @@ impl Reads {
         let mut gate = Gate::new(eyes, number).await?;
         gate.joined_until = match membership {
             Some(row) if row.membership == Membership::Join => u64::MAX,
+            // Up to the departure they were shown also what branches said that had not heard of them.
+            Some(_) if until != Order::END => until.position,
             Some(row) => row.joined_position,
             None => 0,
         };
