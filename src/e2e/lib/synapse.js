@@ -32,6 +32,7 @@ function configuration({ dir, name, port, tlsPort, authority, identity }) {
     report_stats: false,
     macaroon_secret_key: "macaroon",
     form_secret: "form",
+    bcrypt_rounds: 4,
     enable_registration: true,
     enable_registration_without_verification: true,
     allow_public_rooms_over_federation: true,
