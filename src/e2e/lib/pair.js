@@ -46,19 +46,32 @@ class Pair {
   hearth = null;
   synapse = null;
   relays = {};
+  #authority = null;
+  #others = [];
   #people = 0;
 
   async open(name) {
     const authority = new Authority(path.join(WORK_DIR, `${name}-ca`));
+    this.#authority = authority;
     this.relays = { hearth: await Relay.open(), synapse: await Relay.open() };
     this.hearth = await createHearth(`${name}-hearth`, { authority, relay: this.relays.hearth });
     this.synapse = await Synapse.create(`${name}-synapse`, { authority, relay: this.relays.synapse });
     await Promise.all([this.hearth.start(), this.synapse.start()]);
   }
 
+  /** A further hearth, which both reach. */
+  async another(folder) {
+    const relay = await Relay.open();
+    this.relays[folder] = relay;
+    const server = await createHearth(folder, { authority: this.#authority, relay });
+    this.#others.push(server);
+    await server.start();
+    return server;
+  }
+
   async close() {
     await this.synapse?.stop();
-    await this.hearth?.finish();
+    for (const server of [this.hearth, ...this.#others]) await server?.finish();
     await Promise.all(Object.values(this.relays).map((relay) => relay.close()));
   }
 
