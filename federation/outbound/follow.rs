@@ -116,6 +116,9 @@ impl Outbound {
                     self.targets.forget(*room);
                 }
                 let stored = self.parts.store.event(*room, *event).await?;
+                if let (Some(note), Some(stored)) = (member, &stored) {
+                    self.note_newcomer(note, stored).await?;
+                }
                 if let Some(stored) = stored.as_deref().filter(|stored| self.targets.is_ours(stored)) {
                     self.pass_on_event(page, *room, stored).await?;
                 }

@@ -14,6 +14,7 @@ mod deliver;
 mod device_lists;
 mod ephemeral;
 mod follow;
+mod newcomers;
 mod queue;
 mod receipts;
 mod rows;
@@ -48,6 +49,7 @@ pub use status::{DestinationStatus, Standing};
 pub use transmit::Transmit;
 
 use follow::{Pages, Reader};
+use newcomers::Newcomers;
 use queue::Queue;
 use slots::Slots;
 use sources::Watched;
@@ -128,6 +130,8 @@ pub struct Outbound {
     transactions: AtomicU64,
     /// What other servers were told of presence and typing.
     watched: Mutex<Watched>,
+    /// Who is to be told who is there.
+    newcomers: Mutex<Newcomers>,
 }
 
 /// Another server.
@@ -186,6 +190,7 @@ impl Outbound {
             reader: tokio::sync::Mutex::new(reader),
             transactions: AtomicU64::new(0),
             watched: Mutex::new(Watched::new(parts.users.serial())),
+            newcomers: Mutex::default(),
             parts,
         });
         outbound.all().iter().for_each(|destination| outbound.wake(destination));
@@ -334,6 +339,7 @@ impl Outbound {
         self.save_cursor(now_ms).await;
         if self.parts.settings.presence {
             self.tell_presence().await;
+            self.greet().await;
         }
         if nth.is_multiple_of(GAUGES_EVERY) {
             self.take_stock();

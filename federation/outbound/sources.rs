@@ -7,7 +7,7 @@ use std::{
 };
 
 use hearth_store::{LoadError, RoomNumber, tables::Membership};
-use hearth_users::{PresenceUpdate, TypingChange};
+use hearth_users::{Presence, PresenceUpdate, TypingChange};
 use ruma::{OwnedServerName, OwnedUserId};
 use serde_json::json;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -116,23 +116,13 @@ impl Outbound {
         for (room, _) in joined.take(PRESENCE_ROOMS_MAX) {
             servers.extend(self.servers_now(room).await?);
         }
-        let presence = update.presence;
-        let mut item = json!({
-            "user_id": update.user_id,
-            "presence": presence.state.name(),
-            "last_active_ago": presence.last_active_ago_ms.unwrap_or(0),
-            "currently_active": presence.currently_active,
-        });
-        if let Some(status_msg) = presence.status_msg {
-            item["status_msg"] = status_msg.into();
-        }
-        let news = Arc::new(PresenceNews { user_id: update.user_id, item });
+        let news = presence_news(update.user_id, update.presence);
         let servers: Vec<OwnedServerName> = servers.into_iter().collect();
-        self.tell(&servers, || News::Presence(news.clone()));
+        self.tell(&servers, || news.clone());
         Ok(())
     }
 
-    fn tell(self: &Arc<Self>, servers: &[OwnedServerName], news: impl Fn() -> News) {
+    pub(super) fn tell(self: &Arc<Self>, servers: &[OwnedServerName], news: impl Fn() -> News) {
         for server in servers {
             let Some(destination) = self.destination(server) else { continue };
             destination.queue.lock().push_news(news());
@@ -145,4 +135,18 @@ impl Outbound {
         let servers = self.targets.now(room).await?;
         Ok(servers.others(&self.parts.server_name).cloned().collect())
     }
+}
+
+/// Somebody's presence, as it is told.
+pub(super) fn presence_news(user_id: OwnedUserId, presence: Presence) -> News {
+    let mut item = json!({
+        "user_id": user_id,
+        "presence": presence.state.name(),
+        "last_active_ago": presence.last_active_ago_ms.unwrap_or(0),
+        "currently_active": presence.currently_active,
+    });
+    if let Some(status_msg) = presence.status_msg {
+        item["status_msg"] = status_msg.into();
+    }
+    News::Presence(Arc::new(PresenceNews { user_id, item }))
 }

@@ -83,6 +83,45 @@ async fn presence_is_told_to_those_who_share_a_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_comes_to_share_a_room_learns_who_is_there() {
+    let w = World::new().await;
+    let room = w.room(&["@dave:hearth.test", "@eve:elsewhere.test"]).await;
+    let mut present = Vec::new();
+    for name in ["@dave:hearth.test", "@carol:hearth.test"] {
+        let number = w.store.ensure_user_number(&user(name)).await.unwrap();
+        w.users.set_presence(&user(name), PresenceState::Online, Some("here".to_owned())).await.unwrap();
+        present.push(w.store.attach(number).await.unwrap());
+    }
+    w.settle().await;
+    w.pass_ms(1_000).await;
+    w.pass_ms(1_000).await;
+    w.script.forget(&["elsewhere.test"]);
+
+    let told = |server: &str| -> Vec<Value> {
+        let contents = contents(&w.script.take(server), "m.presence").into_iter();
+        contents.flat_map(|content| content["push"].as_array().unwrap().clone()).map(|p| p["user_id"].clone()).collect()
+    };
+    w.act(&room, "@bob:far.test", MemberAction::Join, "@bob:far.test").await;
+    w.settle().await;
+    w.pass_ms(1_000).await;
+    assert_eq!(told("far.test"), [""; 0], "it may not have the room yet");
+    w.pass_ms(1_000).await;
+    assert_eq!(told("far.test"), ["@dave:hearth.test"], "alice is not there, carol is in no room with bob");
+    w.act(&room, "@zoe:far.test", MemberAction::Join, "@zoe:far.test").await;
+    w.settle().await;
+    w.pass_ms(1_000).await;
+    w.pass_ms(1_000).await;
+    assert_eq!(told("far.test"), [""; 0], "once a server");
+
+    w.act(&room, "@carol:hearth.test", MemberAction::Join, "@carol:hearth.test").await;
+    w.settle().await;
+    w.pass_ms(1_000).await;
+    w.pass_ms(1_000).await;
+    assert_eq!(told("far.test"), ["@carol:hearth.test"]);
+    assert_eq!(told("elsewhere.test"), ["@carol:hearth.test"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn fleeting_news_is_not_kept_for_a_server_that_fails() {
     let w = World::new().await;
     let room = w.room(&["@bob:far.test"]).await;
