@@ -56,11 +56,7 @@ pub(crate) struct Partial {
 
 impl Partial {
     pub(super) fn new() -> Self {
-        Self {
-            driven: Mutex::default(),
-            turns: Semaphore::new(COMPLETED_AT_ONCE),
-            waiting: Mutex::default(),
-        }
+        Self { driven: Mutex::default(), turns: Semaphore::new(COMPLETED_AT_ONCE), waiting: Mutex::default() }
     }
 
     fn begin(&self, room: RoomNumber) -> bool {
