@@ -1,7 +1,7 @@
 # make run    builds the release server and runs it on http://localhost:8008, its data in ./data
 # make test   does all set-up, then everything that must pass before a change lands
 #
-# The stages of `make test` one by one: setup, check, unit, e2e, federation, crash. Beyond it: sytest, bench, deny.
+# The stages of `make test` one by one: setup, check, unit, e2e, federation, crash. Beyond it: sytest, bench, fuzz, deny.
 # A stage's number is its deadline in seconds: far above what it takes on two cores with nothing built.
 
 SHELL := /bin/bash
@@ -19,7 +19,7 @@ STAGE := .ci/stage
 # are compiled once.
 export HEARTH_BIN ?= $(CURDIR)/target/debug/hearth
 
-.PHONY: run test setup check unit binary e2e crash federation sytest bench deny
+.PHONY: run test setup check unit binary e2e crash federation sytest bench fuzz deny
 
 run:
 	@.ci/setup build
@@ -34,6 +34,7 @@ setup:
 
 check:
 	@$(STAGE) format 60 cargo fmt --all --check
+	@$(STAGE) format-fuzz 60 cargo fmt --manifest-path src/fuzz/Cargo.toml --check
 	@$(STAGE) clippy 3000 cargo clippy --workspace --all-targets --locked -- -D warnings
 
 unit:
@@ -61,6 +62,11 @@ sytest: binary
 
 bench:
 	cargo bench -p hearth-bench --locked
+
+# Random bodies, headers and events against what must hold of them: SECONDS each of TARGET (all of src/fuzz/targets without it).
+fuzz: SECONDS := $(or $(SECONDS),60)
+fuzz:
+	@src/fuzz/run $(SECONDS) $(TARGET)
 
 # Licences, advisories and duplicates of the dependencies; needs cargo-deny.
 deny:

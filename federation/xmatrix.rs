@@ -164,6 +164,11 @@ impl Claim {
         self.signatures.keys().map(String::as_str)
     }
 
+    /// The signatures in base64, as they were sent, by the ids of their keys.
+    pub fn signatures(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.signatures.iter().map(|(key_id, signature)| (key_id.as_str(), signature.as_str()))
+    }
+
     /// Checks every signature by a known key, of which there must be one. `request.destination` is our own name; keys
     /// must be valid at `now_ms`, in milliseconds since the Unix epoch.
     pub fn verify(&self, keys: &PublicKeys, request: &Signed<'_>, now_ms: u64) -> Result<(), SignatureError> {

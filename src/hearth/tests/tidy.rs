@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The rows of "Who may know whom". A crate knows lower rows only.
-const ROWS: [(&str, u8); 25] = [
+const ROWS: [(&str, u8); 26] = [
     ("core", 0),
     ("view", 0),
     ("ports", 1),
@@ -36,6 +36,7 @@ const ROWS: [(&str, u8); 25] = [
     ("hearth", 7),
     ("sim", 7),
     ("bench", 7),
+    ("fuzz", 7),
 ];
 
 /// Arrows within a row that are drawn all the same.
@@ -56,7 +57,7 @@ const LEAVES: [(&str, &[&str]); 15] = [
     ("rustls-native-certs", &["net"]),
     ("governor", &["edge"]),
     ("argon2", &["users", "bench"]),
-    ("axum", &["edge", "server", "hearth", "sim", "bench"]),
+    ("axum", &["edge", "server", "hearth", "sim", "bench", "fuzz"]),
     ("hyper", &["edge", "hearth", "net", "sim", "bench"]),
     ("rustls", &["hearth", "net", "sfu"]),
     ("clap", &["hearth"]),
