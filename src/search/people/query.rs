@@ -186,8 +186,8 @@ impl Search<'_> {
 
     /// Looks at people whose words were found.
     async fn consider(&mut self, circle: Circle, parts: &[(&str, UserNumber, RoomNumber)]) -> Result<(), LoadError> {
-        // In a room of their own people find others; in open ones everybody finds everybody.
-        let is_self = |user: UserNumber| user == self.asker && matches!(circle, Circle::Room(_));
+        // Whoever asks is told of others; in open rooms everybody finds everybody.
+        let is_self = |user: UserNumber| user == self.asker && circle != Circle::Public;
         let news: Vec<(UserNumber, RoomNumber)> = parts
             .iter()
             .map(|(_, user, room)| (*user, *room))

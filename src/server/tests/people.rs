@@ -162,6 +162,32 @@ async fn people_in_open_rooms_are_found_by_everybody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_search_costs_what_it_finds_however_many_are_in_the_room() {
+    let network = Arc::new(Network::default());
+    let engine = MemEngine::new();
+    let server = network.start_over(engine.clone(), "a.example", (1, false), ON).await;
+    let alice = Person::new(&server, "alice", "Alice").await;
+    let zoe = Person::new(&server, "zoe", "Zoe Last").await;
+    let rooms = [alice.create("private_chat", &[&zoe]).await, alice.create("public_chat", &[]).await];
+    let reads = async || {
+        assert_eq!(alice.finds("last zo").await, named(&zoe, "Zoe Last"));
+        let before = engine.reads();
+        alice.ask("POST", "user_directory/search", json!({ "search_term": "last zo" })).await;
+        engine.reads() - before
+    };
+    let few = reads().await;
+    for n in 0..30 {
+        let person = Person::new(&server, &format!("m{n}"), &format!("Member {n}")).await;
+        alice.ask("POST", &format!("rooms/{}/invite", rooms[0]), json!({ "user_id": person.user_id })).await;
+        for room in &rooms {
+            person.join(room, &alice).await;
+        }
+    }
+    assert_eq!(reads().await, few, "reads of the engine");
+    assert_eq!(alice.finds("member 29").await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_operator_may_let_everybody_find_everybody() {
     let network = Arc::new(Network::default());
     let settings = PeopleSettings { all_accounts: true, ..ON };
