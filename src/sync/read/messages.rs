@@ -64,7 +64,9 @@ impl Reads {
             None => Order::live(self.store.live().positions().at(view.number.partition())),
         };
         let to = query.to.as_ref().map(|token| view.place(token)).transpose()?;
-        let stop = stop.filter(|_| query.direction == Direction::Backward).map(|gap| step_before(gap.order));
+        // A page that begins at the gap goes on behind it: else it would lead nowhere.
+        let stop = stop.map(|gap| step_before(gap.order));
+        let stop = stop.filter(|stop| query.direction == Direction::Backward && *stop < from);
         let mut page = self.page(&mut view, from, to.max(stop), query).await?;
         if to < stop {
             page.next = page.next.or(stop.map(page_token));
