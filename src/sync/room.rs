@@ -121,7 +121,7 @@ impl<'a> Visit<'a> {
         };
         let Some(own) = view.gate.own_member(tape.state_now()).await? else {
             let before = view.gate.own_member(state_before).await?;
-            let is_in = before.is_some_and(|own| !matches!(membership_of(&own), Membership::Leave | Membership::Ban));
+            let is_in = before.is_some_and(|own| is_part(membership_of(&own)));
             return Ok(match is_in {
                 true => Begun::Erased { view: Box::new(view), upto, state: state_before },
                 false => Begun::Nothing,
@@ -154,7 +154,13 @@ impl<'a> Visit<'a> {
             return Ok(Begun::Nothing);
         }
         if matches!(visit.passage.after, Membership::Leave | Membership::Ban) && (changed || look.wish.first) {
-            let (event, from) = find_departure(&visit.view, Arc::clone(&visit.own)).await?;
+            let (event, from) = match find_departure(&visit.view, Arc::clone(&visit.own)).await? {
+                // What won where branches met may never have heard of the stay that it ended.
+                (_, Membership::Leave) if is_part(visit.passage.before) => {
+                    (Arc::clone(&visit.own), visit.passage.before)
+                }
+                found => found,
+            };
             visit.passage.departed_from = from;
             visit.passage.departed_between = since.is_none_or(|since| event.header.order() > since);
             visit.departure = Some(event);
@@ -284,8 +290,7 @@ impl<'a> Visit<'a> {
         let limit = self.view.look.filter.room.timeline.events.limit_or(LIMIT_DEFAULT, LIMIT_MAX);
         self.tape = Tape::read(store, self.view.room, (self.since, departure.header.order()), limit).await?;
         // While they were in the room they were shown also what branches said that had not heard of them.
-        self.view.gate.joined_until =
-            if was_joined { departure.header.order().position } else { self.joined_position };
+        self.view.gate.joined_until = if was_joined { departure.header.order().position } else { self.joined_position };
         let Stretch { base, after, all_is_news } = self.stretch(newly);
         let mut timeline = self.gather(after).await?;
         let mut state = if was_joined {
@@ -376,6 +381,11 @@ fn write_erased(out: &mut Vec<u8>, room_id: &RoomId, upto: Order) {
     json::name(out, room_id.as_str());
     let timeline = format!("{{\"events\":[],\"limited\":false,\"prev_batch\":\"{place}\"}}");
     json::push(out, &format!("{{\"timeline\":{timeline},\"state\":{{\"events\":[]}}}}"));
+}
+
+/// Whether it is a part in the room that can end.
+fn is_part(membership: Membership) -> bool {
+    !matches!(membership, Membership::Leave | Membership::Ban)
 }
 
 /// The event by which a reader whose member event this is left, and what they left: of leaves and bans in a row the

@@ -137,7 +137,8 @@ impl Reads {
         let mut next = Some(member_event);
         let mut ended = None;
         for _ in 0..MEMBER_EVENTS_MAX {
-            let Some(number) = next else { return Ok(None) };
+            // What won where branches met may never have heard of the stay that it ended.
+            let Some(number) = next else { return Ok(ended) };
             let Some(stored) = self.store.event(room, number).await? else { return Ok(None) };
             if hearth_view::Membership::of(Some(&stored.event)) == hearth_view::Membership::Join {
                 return Ok(ended);
