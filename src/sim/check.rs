@@ -166,14 +166,18 @@ async fn check_seen(world: &World, person: &Person, store: &Store, log: &BTreeMa
         let believed = person.seen.lock().joined.clone();
         world.trace.fault(format!("{} is in {joined:?}, but was told {believed:?}", person.id));
     }
-    let seen = person.seen.lock().rooms.clone();
+    let (seen, anew) = {
+        let seen = person.seen.lock();
+        (seen.rooms.clone(), seen.anew.clone())
+    };
     let rooms = world.model.lock().rooms.clone();
     for room in &rooms {
         let id = RoomId::parse(&room.id).unwrap();
         let Some(number) = store.room_number(&id).await.unwrap() else { continue };
         let told = log.get(&number).map(Vec::as_slice).unwrap_or_default();
         let seen = seen.get(&room.id).map(Vec::as_slice).unwrap_or_default();
-        if let Err(problem) = compare(user, told, seen, joined.contains(&room.id)) {
+        let anew = anew.get(&room.id).cloned().unwrap_or_default();
+        if let Err(problem) = compare(user, told, (seen, &anew), joined.contains(&room.id)) {
             let list = told.iter().map(|told| told.describe(user, seen)).collect::<Vec<_>>().join("\n");
             world
                 .trace
@@ -182,7 +186,13 @@ async fn check_seen(world: &World, person: &Person, store: &Store, log: &BTreeMa
     }
 }
 
-fn compare(user: u64, told: &[Told], seen: &[String], is_joined_now: bool) -> Result<(), String> {
+/// `seen`: what somebody was shown, and at which places of that they came in anew.
+fn compare(
+    user: u64,
+    told: &[Told],
+    (seen, anew): (&[String], &BTreeSet<usize>),
+    is_joined_now: bool,
+) -> Result<(), String> {
     let mut places: HashMap<&str, usize> = HashMap::new();
     for (place, told) in told.iter().enumerate() {
         if let Some(event) = &told.event
@@ -194,7 +204,10 @@ fn compare(user: u64, told: &[Told], seen: &[String], is_joined_now: bool) -> Re
     let own = |told: &Told| told.member.filter(|(member, _)| *member == user).map(|(_, membership)| membership);
     let mut once = BTreeSet::new();
     let mut last = None;
-    for event in seen {
+    for (nth, event) in seen.iter().enumerate() {
+        if anew.contains(&nth) {
+            last = None;
+        }
         let place = places.get(event.as_str()).copied();
         if !once.insert(event.as_str()) {
             // Where branches meet a membership may lose and win again: then it is told again.

@@ -26,6 +26,9 @@ pub(crate) struct Seen {
     pub(crate) since: Option<String>,
     /// Event ids of each room's timeline, in the order in which the client got them.
     pub(crate) rooms: BTreeMap<String, Vec<String>>,
+    /// Places in these lists at which the client came into the room again: what it was then shown may be older than what
+    /// it knew, of an invite that it declined, say.
+    pub(crate) anew: BTreeMap<String, BTreeSet<usize>>,
     /// Rooms that the client was told to be in.
     pub(crate) joined: BTreeSet<String>,
     /// Rooms that the client was told to have left.
@@ -96,10 +99,12 @@ pub(crate) async fn sync(world: &World, person: &Person, timeout_ms: u64) -> boo
     }
     let mut seen = person.seen.lock();
     for (room, mut events, begins_anew) in news {
-        let known = seen.rooms.entry(room.clone()).or_default();
+        let Seen { rooms, anew, .. } = &mut *seen;
+        let known = rooms.entry(room.clone()).or_default();
         if begins_anew {
             // Who enters a room again is shown its newest events, some of which may be from the last time.
             events.retain(|event| !known.contains(event));
+            anew.entry(room.clone()).or_default().insert(known.len());
         }
         if !events.is_empty() {
             note!(world.trace, "{} sees {room}: {}", person.id, events.len());

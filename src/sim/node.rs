@@ -81,7 +81,8 @@ impl Node {
             http: link(),
             resolver: link(),
         };
-        let server = Server::start(settings(&self.name, self.rooms.clone()), ports, signing_key(self.index)).await.unwrap();
+        let server =
+            Server::start(settings(&self.name, self.rooms.clone()), ports, signing_key(self.index)).await.unwrap();
         let router = server.router();
         let host = Host { node: self.index, router: router.clone(), life: life.clone() };
         self.network.attach(self.name.as_str(), host);
