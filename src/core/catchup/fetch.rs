@@ -66,7 +66,11 @@ impl Catchup {
             may_ask && is_open && !self.lacks_auths(&wanted.event)
         };
         let id = self.by_arrival().into_iter().find(lacks)?;
-        if is_left { self.states += 1 } else { self.sent_states += 1 }
+        if is_left {
+            self.states += 1
+        } else {
+            self.sent_states += 1
+        }
         self.wanted.get_mut(&id)?.state = State::Refused;
         Some(Step::FetchState(id))
     }

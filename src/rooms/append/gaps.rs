@@ -58,7 +58,12 @@ impl Group<'_> {
     }
 
     /// An event for which there is a gap is here.
-    pub(super) async fn close_gap(&mut self, cache: &RoomCache, id: &EventId, cited_by: EventNumber) -> Result<(), LoadError> {
+    pub(super) async fn close_gap(
+        &mut self,
+        cache: &RoomCache,
+        id: &EventId,
+        cited_by: EventNumber,
+    ) -> Result<(), LoadError> {
         self.write.delete(Table::Tl, tables::backward_key(cache.number, id.as_str()));
         let order = self.known(cache, cited_by).await?.header.order();
         let missing = match self.gaps.get(&order) {

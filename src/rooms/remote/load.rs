@@ -333,12 +333,7 @@ impl<'a> Loader<'a> {
         write.log(at, LogEntry::Membership(note));
     }
 
-    fn complete_head(
-        &mut self,
-        targets: &[Target<'_>],
-        join: &Event,
-        (number, branch): (EventNumber, Vec<Extremity>),
-    ) {
+    fn complete_head(&mut self, targets: &[Target<'_>], join: &Event, (number, branch): (EventNumber, Vec<Extremity>)) {
         let others = targets.iter().filter(|target| target.event.state_pair() != join.state_pair());
         let (mut joined, mut invited) = (1, 0);
         for (_, membership) in others.filter_map(|target| target.member) {

@@ -81,7 +81,9 @@ impl Rooms {
         let mut oldest = None;
         for (arriving, within) in newest.iter().zip(lowest..) {
             let order = Order { position: gap.position, within };
-            let Some((number, is_shown)) = self.place_old(cache, group, arriving, (order, Some(gap))).await? else { continue };
+            let Some((number, is_shown)) = self.place_old(cache, group, arriving, (order, Some(gap))).await? else {
+                continue;
+            };
             if is_shown && oldest.is_none() {
                 oldest = Some((order, number));
             }

@@ -29,11 +29,7 @@ const EXTREMITIES_MAX: usize = 10;
 
 impl Loader<'_> {
     /// The ends of our own branch of the room, if there is one. Where the members are told later, it cannot be known.
-    pub(super) async fn own_branch(
-        &self,
-        given: &GivenState,
-        join: &Join<'_>,
-    ) -> Result<Vec<Extremity>, SendError> {
+    pub(super) async fn own_branch(&self, given: &GivenState, join: &Join<'_>) -> Result<Vec<Extremity>, SendError> {
         if self.is_new || join.servers.is_some() {
             return Ok(Vec::new());
         }
