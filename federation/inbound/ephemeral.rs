@@ -86,6 +86,8 @@ pub(super) enum Ignored {
     Unknown,
     /// Our fault; the text is for the log.
     Failed(String),
+    /// Our fault, and what is stored must come again; the text is for the log.
+    Later(String),
 }
 
 impl Ephemeral {
@@ -290,11 +292,13 @@ pub(super) fn count(origin: &ServerName, kind: &'static str, result: &Result<(),
         Err(Ignored::TooMuch) => "too_much",
         Err(Ignored::Unknown) => "unknown",
         Err(Ignored::Failed(_)) => "failed",
+        Err(Ignored::Later(_)) => "later",
     };
     counter!("hearth_federation_edus_received_total", "kind" => kind, "outcome" => outcome).increment(1);
     match result {
         Ok(()) | Err(Ignored::Unknown) => {}
         Err(Ignored::Failed(cause)) => tracing::warn!(%origin, kind, cause, "news of another server was lost"),
+        Err(Ignored::Later(cause)) => tracing::debug!(%origin, kind, cause, "news of another server is to come again"),
         Err(Ignored::Malformed | Ignored::Stranger | Ignored::TooMuch) => {
             tracing::debug!(%origin, kind, outcome, "news of another server was not heeded");
         }

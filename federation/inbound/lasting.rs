@@ -74,7 +74,7 @@ pub(super) async fn take(state: &Inbound, origin: &ServerName, items: &[&RawValu
             _ => continue,
         };
         count(origin, kind, &result);
-        if let Err(Ignored::Failed(_)) = result {
+        if let Err(Ignored::Later(_)) = result {
             return Err(Error::unavailable());
         }
     }
@@ -143,6 +143,10 @@ fn known(taken: Result<bool, Fault>) -> Result<(), Ignored> {
     }
 }
 
+/// What is broken does not get better by coming again.
 fn failed(fault: &Fault) -> Ignored {
-    Ignored::Failed(fault.to_string())
+    match fault {
+        Fault::Unavailable(_) => Ignored::Later(fault.to_string()),
+        Fault::Broken(_) => Ignored::Failed(fault.to_string()),
+    }
 }

@@ -3,6 +3,7 @@
 
 mod handshakes;
 mod keys;
+mod lasting;
 mod news;
 mod peers;
 mod queries;

@@ -138,7 +138,7 @@ impl Outbound {
         Ok(())
     }
 
-    /// Tells servers that a user has devices: an update that follows nothing makes them ask for all.
+    /// Tells servers that a user has devices with keys: an update that follows nothing makes them ask for all.
     async fn announce(
         self: &Arc<Self>,
         servers: BTreeSet<OwnedServerName>,
@@ -149,7 +149,7 @@ impl Outbound {
             return Ok(());
         }
         let users = &self.parts.users;
-        let Some(device_id) = users.some_device(user).await.map_err(as_load_error)? else { return Ok(()) };
+        let Some(device_id) = users.some_device_with_keys(user).await.map_err(as_load_error)? else { return Ok(()) };
         let told = users.told_devices(user).await.map_err(as_load_error)?;
         let content = self.device_content(user_id, user, &device_id, told, &[]).await?;
         self.queue_for_all(servers, "m.device_list_update", &content).await

@@ -1,6 +1,7 @@
 //! Sending, over the in-memory engine, with rooms of the real service, a set clock and a scripted way out.
 
 mod catching_up;
+mod devices;
 mod failing;
 mod queued;
 mod reading;

@@ -157,7 +157,8 @@ pub(crate) struct DeviceLists {
 /// Gathers what changed since the last sync; nothing for a first one.
 pub(crate) async fn gather(look: &Look<'_>, sharing: Sharing) -> Result<DeviceLists, SyncError> {
     let Some(since) = look.since else { return Ok(DeviceLists::default()) };
-    let Sharing { met, parted } = sharing;
+    let Sharing { mut met, parted } = sharing;
+    met.remove(&look.reader.user_id);
     let store = &look.syncs.store;
     let joined = joined_rooms(look);
     let mut lists = DeviceLists { changed: met, left: BTreeSet::new() };

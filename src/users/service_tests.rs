@@ -7,6 +7,7 @@ mod present;
 mod receipts;
 mod registrations;
 mod sessions;
+mod to_device;
 
 use std::{sync::Arc, time::Duration};
 

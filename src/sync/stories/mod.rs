@@ -1,5 +1,6 @@
 //! Sync over the in-memory engine, with rooms written straight into the store.
 
+mod devices;
 mod ledger;
 mod members;
 mod outside;

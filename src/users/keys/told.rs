@@ -1,8 +1,9 @@
 //! What other servers are told of changes of our users' devices, for whoever tells them.
 
+use hearth_ports::{KeyRange, Page};
 use hearth_store::{
     Table, UserNumber, Write,
-    tables::users::{ToldDevicesRow, device_key, told_devices_key},
+    tables::users::{ToldDevicesRow, device_key, device_keys_prefix, device_of_keys_key, told_devices_key},
 };
 use serde_json::{Map, value::RawValue};
 
@@ -32,9 +33,11 @@ impl Users {
         Ok(ToldDevice::There(keys.map(with_unsigned)))
     }
 
-    /// Any device of a user of ours: the id of the first one.
-    pub async fn some_device(&self, user: UserNumber) -> Result<Option<String>, Fault> {
-        Ok(self.load_devices(user).await?.into_iter().next().map(|(device_id, ..)| device_id))
+    /// Any device of a user of ours that has keys; `None`: there is nothing of which others should know.
+    pub async fn some_device_with_keys(&self, user: UserNumber) -> Result<Option<String>, Fault> {
+        let range = KeyRange::prefix(device_keys_prefix(user));
+        let first = self.store.scan_bytes(Table::Us, range, Page::first(1)).await?.pop();
+        Ok(first.and_then(|row| device_of_keys_key(&row.key).map(str::to_owned)))
     }
 
     /// The newest update of a user's devices that other servers were told of; 0: none.

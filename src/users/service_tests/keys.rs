@@ -1,6 +1,7 @@
 //! Keys for end-to-end encryption: uploaded, asked for, claimed once, signed.
 
 mod cross_signing;
+mod lists;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
