@@ -7,13 +7,18 @@ use std::{
 };
 
 use hearth_ports::Engine;
-use hearth_store::{LogEntry, Positions, RoomNumber, Store, StoreSettings, fsck::fsck, tables::Membership};
+use hearth_store::{
+    LogEntry, Positions, RoomNumber, Store, StoreSettings,
+    fsck::fsck,
+    tables::{EventFlags, Membership},
+};
 use ruma::RoomId;
 use serde_json::Value;
 
 use crate::{
     follow::quote,
     plan::Lies,
+    trace::note,
     world::{Person, World},
 };
 
@@ -45,10 +50,19 @@ pub(crate) async fn check(world: &World) {
     }
 }
 
+/// A room as one person is told it.
+struct View {
+    person: String,
+    node: usize,
+    state: State,
+    /// The member events of the server's people who are joined.
+    joins: Vec<String>,
+}
+
 /// Rooms of which servers that have somebody in them do not agree, in words.
 pub(crate) async fn differing(world: &World) -> Vec<String> {
     let rooms = world.model.lock().rooms.clone();
-    let mut states: HashMap<String, Vec<(String, State)>> = HashMap::new();
+    let mut views: HashMap<String, Vec<View>> = HashMap::new();
     let mut found = Vec::new();
     for person in world.people.iter().filter(|person| world.is_honest(person.node.index)) {
         for room in joined_rooms(person).await {
@@ -58,20 +72,47 @@ pub(crate) async fn differing(world: &World) -> Vec<String> {
                 found.push(format!("{} may not read {room}", person.id));
                 continue;
             };
-            let state = read_state(&state);
+            let view = read_view(person, &state);
             let is_forbidden = |event: &str| world.network.liar().is_some_and(|liar| liar.is_forbidden(event));
-            for (pair, event) in state.iter().filter(|(_, event)| is_forbidden(event)) {
+            for (pair, event) in view.state.iter().filter(|(_, event)| is_forbidden(event)) {
                 world.trace.fault(format!("{} has a lie in the state of {room}: {pair:?} {event}", person.id));
             }
-            states.entry(room).or_default().push((person.id.clone(), state));
+            views.entry(room).or_default().push(view);
         }
     }
     for room in rooms {
-        let Some((first, others)) = states.get(&room.id).and_then(|states| states.split_first()) else { continue };
-        let differing = others.iter().find(|(_, state)| *state != first.1);
-        found.extend(differing.map(|other| difference(&room.id, room.version, first, other)));
+        let views = views.get(&room.id).map(Vec::as_slice).unwrap_or_default();
+        let pairs =
+            views.iter().enumerate().flat_map(|(nth, one)| views[nth + 1..].iter().map(move |other| (one, other)));
+        for (one, other) in pairs.filter(|(one, other)| one.state != other.state) {
+            if has_refused(world, &room.id, one, other).await || has_refused(world, &room.id, other, one).await {
+                continue;
+            }
+            found.push(difference(&room.id, room.version, one, other));
+            break;
+        }
     }
     found
+}
+
+/// Whether one server has refused, when it heard of them, all the joins by which another takes itself to be in the room.
+///
+/// Then the two need not agree, and nothing in the protocol would make them: what soft-fails is cited by nobody, so that
+/// the branches do not meet, and who is in nobody's state is told nothing.
+/// [Soft failure](https://spec.matrix.org/v1.19/server-server-api/#soft-failure).
+async fn has_refused(world: &World, room: &str, one: &View, other: &View) -> bool {
+    let engine: Arc<dyn Engine> = world.nodes[one.node].kept.clone();
+    let store = Store::open(engine, StoreSettings::default()).await.unwrap();
+    let number = store.room_number(&RoomId::parse(room).unwrap()).await.unwrap().unwrap();
+    for join in &other.joins {
+        let stored = store.event_by_id(number, &ruma::EventId::parse(join).unwrap()).await.unwrap();
+        let refused = EventFlags::SOFT_FAILED.with(EventFlags::REJECTED).0;
+        if stored.is_none_or(|stored| stored.header.flags.0 & refused == 0) {
+            return false;
+        }
+    }
+    note!(world.trace, "{} is out of {room} in the eyes of {}, and cannot know", other.node, one.node);
+    true
 }
 
 async fn joined_rooms(person: &Person) -> BTreeSet<String> {
@@ -93,17 +134,31 @@ fn check_forbidden(world: &World) {
     }
 }
 
-fn read_state(state: &Value) -> State {
+fn read_view(person: &Person, state: &Value) -> View {
     let text = |event: &Value, field: &str| event[field].as_str().unwrap().to_owned();
-    let events = state.as_array().into_iter().flatten();
-    events.map(|event| ((text(event, "type"), text(event, "state_key")), text(event, "event_id"))).collect()
+    let events = state.as_array().map(Vec::as_slice).unwrap_or_default();
+    let server = format!(":{}", person.node.name);
+    let is_join = |event: &&Value| {
+        event["type"] == "m.room.member"
+            && event["content"]["membership"] == "join"
+            && event["state_key"].as_str().unwrap().ends_with(&server)
+    };
+    View {
+        person: person.id.clone(),
+        node: person.node.index,
+        state: events
+            .iter()
+            .map(|event| ((text(event, "type"), text(event, "state_key")), text(event, "event_id")))
+            .collect(),
+        joins: events.iter().filter(is_join).map(|event| text(event, "event_id")).collect(),
+    }
 }
 
-fn difference(room: &str, version: u8, one: &(String, State), other: &(String, State)) -> String {
-    let mut text = format!("{} and {} do not agree on {room} (version {version}):", one.0, other.0);
-    let keys: BTreeSet<_> = one.1.keys().chain(other.1.keys()).collect();
+fn difference(room: &str, version: u8, one: &View, other: &View) -> String {
+    let mut text = format!("{} and {} do not agree on {room} (version {version}):", one.person, other.person);
+    let keys: BTreeSet<_> = one.state.keys().chain(other.state.keys()).collect();
     for key in keys {
-        let (here, there) = (one.1.get(key), other.1.get(key));
+        let (here, there) = (one.state.get(key), other.state.get(key));
         if here != there {
             write!(text, "\n  {key:?}: {here:?}, {there:?}").unwrap();
         }

@@ -66,6 +66,8 @@ impl Liar {
             2 => Cites::Strangers,
             _ => Cites::Right,
         };
+        // Nothing that nobody takes is there yet: it would cite what it should.
+        let cites = if cites == Cites::OwnPower && inside.forbidden.is_empty() { Cites::Right } else { cites };
         let draft = Draft {
             kind: kind.to_owned(),
             state_key: state_key.map(str::to_owned),

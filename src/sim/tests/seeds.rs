@@ -36,7 +36,7 @@ const MENDED: [(fn(u64) -> Plan, u64, &str); 14] = [
     (Plan::of, 1719, "clients that come in after they declined are shown what is older: no fault"),
     (Plan::wide, 22, "a server that was put out asked only about events in its absence, and was refused"),
     (Plan::wide, 36, "a room that was joined without its members is shown long after: clients must read back"),
-    (Plan::with_a_liar, 141, "a server that was put out took what it was told last for the state"),
+    (Plan::with_a_liar, 141, "the liar's first message, which cites what it should, was taken for a lie: no fault"),
     (Plan::with_a_liar, 483, "who was banned where nobody had heard of the join was not told that they were out"),
 ];
 
