@@ -108,7 +108,9 @@ export class Checker {
       const { read, writer } = acknowledged ?? pending;
       const value = await attempt(() => writer.api.get(read));
       const allowed = [acknowledged, pending].filter(Boolean).map((written) => written.value);
-      if (acknowledged === undefined && value.errcode === "M_NOT_FOUND") continue;
+      // A display name that nobody has set is an empty object.
+      const isUnset = value.errcode === "M_NOT_FOUND" || Object.keys(value).length === 0;
+      if (acknowledged === undefined && isUnset) continue;
       if (!allowed.some((wanted) => holds(value, wanted))) {
         this.#violation(`${name} is ${JSON.stringify(value)}, none of ${JSON.stringify(allowed)}`);
       }
