@@ -211,6 +211,8 @@ async fn redirects_are_followed_over_https_only_and_not_for_ever() {
         ("https://user:secret@www.example.org/matrix", None),
         ("https://", None),
         ("ftp://www.example.org/", None),
+        ("https://www.exa\"mple.org/", None),
+        ("https://{www}.example.org/", None),
     ] {
         let world = World::new();
         world.net.name("example.org", &["192.0.2.1"]);

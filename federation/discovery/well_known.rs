@@ -240,7 +240,8 @@ impl Hop {
             return Err("a redirect to something else than https");
         }
         let name = match url.host() {
-            Some(Host::Domain(name)) => name.to_owned(),
+            Some(Host::Domain(name)) if name.bytes().all(is_of_name) => name.to_owned(),
+            Some(Host::Domain(_)) => return Err("a redirect to no host"),
             Some(Host::Ipv4(address)) => address.to_string(),
             Some(Host::Ipv6(address)) => format!("[{address}]"),
             None => return Err("a redirect to no host"),
@@ -250,6 +251,11 @@ impl Hop {
         let path = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
         Ok(Self { host, name, port: url.port().unwrap_or(443), path })
     }
+}
+
+/// URLs let more stand in a host, quotes and braces among it; no certificate is for such a name.
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._".contains(&byte)
 }
 
 fn is_redirect(status: StatusCode) -> bool {
