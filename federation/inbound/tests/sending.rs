@@ -1,7 +1,7 @@
 //! Transactions.
 
 use futures_util::FutureExt as _;
-use hearth_rooms::Preset;
+use hearth_rooms::{MemberAction, MemberChange, Membership, Preset};
 use hearth_users::Typing;
 use serde_json::{Value, json};
 
@@ -60,6 +60,46 @@ async fn events_are_taken_each_on_its_own() {
     assert!(world.has(&one, &first).await && world.has(&other, &second).await);
     let errors = answer["pdus"].as_object().unwrap().values().filter(|result| result["error"].is_string());
     assert_eq!(errors.count(), 1, "the forged one: {answer}");
+}
+
+/// Our guests leave a room in which another server's user shuts them out; who only looks like one stays.
+#[tokio::test]
+async fn guests_leave_when_another_server_shuts_them_out() {
+    let world = World::new().await;
+    let room_id = world.create(Preset::Public).await;
+    world.set(&room_id, "m.room.guest_access", "", &json!({ "guest_access": "can_join" })).await;
+    world.set(&room_id, "m.room.power_levels", "", &json!({ "users": { far("bob"): 50 } })).await;
+    for (name, kind) in [("gus", AccountKind::Guest), ("grace", AccountKind::Full)] {
+        let localpart = Localpart::parse(name, US.try_into().unwrap()).unwrap();
+        world.users.create(&NewAccount { localpart, password: None, kind, admin: false }).await.unwrap();
+        let change = MemberChange {
+            room_id: room_id.clone(),
+            sender: ours(name),
+            target: ours(name),
+            action: MemberAction::Join,
+            content: Map::new(),
+            guest: true,
+        };
+        world.rooms.change_member(change).await.unwrap();
+    }
+    let (_, join) = world.join(&room_id, &far("bob")).await;
+    let shut = |prev: &OwnedEventId, auth: &[OwnedEventId], access: &str| {
+        let fields = json!({
+            "type": "m.room.guest_access", "state_key": "", "sender": far("bob"), "depth": 100,
+            "prev_events": [prev], "auth_events": auth, "content": { "guest_access": access },
+        });
+        world.sign(RoomVersion::DEFAULT, &room_id, &fields)
+    };
+    let model = world.message(&room_id, "bob", &join, "").await;
+    let mut last = join;
+    for (access, expected) in [("can_join", Membership::Join), ("forbidden", Membership::Leave)] {
+        let event = shut(&last, model.auth_events(), access);
+        let (status, answer) = world.put(FAR, &format!("v1/send/{access}"), &transaction(&[&event], &[])).await;
+        assert_eq!((status, &answer["pdus"][event.event_id().as_str()]), (200, &json!({})), "{answer}");
+        assert_eq!(world.membership(&room_id, &ours("gus")).await, Some(expected), "{access}");
+        assert_eq!(world.membership(&room_id, &ours("grace")).await, Some(Membership::Join));
+        last = event.event_id().to_owned();
+    }
 }
 
 #[tokio::test]
