@@ -149,6 +149,7 @@ impl Outbound {
             | LogEntry::AccountData { .. }
             | LogEntry::ToDevice { .. }
             | LogEntry::DeviceList { .. }
+            | LogEntry::OwnKeys { .. }
             | LogEntry::Account { .. } => Ok(()),
         }
     }

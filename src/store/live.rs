@@ -341,7 +341,7 @@ impl Live {
                     woken.push(core);
                 }
             }
-            LogEntry::ToDevice { user } => self.raise_own(*user, position, woken),
+            LogEntry::ToDevice { user } | LogEntry::OwnKeys { user } => self.raise_own(*user, position, woken),
             // Who is to see it in their rooms is told there; who sends to other servers reads the log.
             LogEntry::Account { .. } | LogEntry::Queued { .. } => {}
             LogEntry::DeviceList { user } | LogEntry::Device { user, .. } | LogEntry::SigningKeys { user } => {

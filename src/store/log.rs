@@ -31,8 +31,7 @@ pub enum LogEntry {
         /// The recipient.
         user: UserNumber,
     },
-    /// The devices or identity keys of a user changed: of another server's user, or as far as it is the user's own
-    /// affair.
+    /// The devices or identity keys of another server's user changed.
     DeviceList {
         /// Whose.
         user: UserNumber,
@@ -54,6 +53,11 @@ pub enum LogEntry {
     },
     /// The cross-signing keys of a user of ours changed: likewise.
     SigningKeys {
+        /// Whose.
+        user: UserNumber,
+    },
+    /// The user-signing key of a user of ours changed, or it signed something: nobody else's affair.
+    OwnKeys {
         /// Whose.
         user: UserNumber,
     },

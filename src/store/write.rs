@@ -12,7 +12,7 @@ use crate::{
     codec::encode,
     tables::{
         AuthEdges, EventHeader, RoomIdRow, auth_runs, encode_event, event_key, room_index_key, room_name_key,
-        users::{DeviceListRow, device_list_key},
+        users::{DeviceListRow, device_list_key, own_keys_key},
     },
 };
 
@@ -126,11 +126,14 @@ impl Write {
         self.batch.delete.push((table, key));
     }
 
-    /// Tells the log's readers, at this position. Of a change of a device list it writes the row, too, so that none is
-    /// forgotten: the batch is of the user's partition.
+    /// Tells the log's readers, at this position. Of a change of a device list or of keys that are the user's own affair it
+    /// writes the row, too, so that none is forgotten: the batch is of the user's partition.
     pub fn log(&mut self, at: PositionIndex, entry: LogEntry) {
         if let Some(user) = entry.device_list_of() {
             self.put_at(Table::Us, device_list_key(user), &DeviceListRow::default(), &[at]);
+        }
+        if let LogEntry::OwnKeys { user } = entry {
+            self.put_at(Table::Us, own_keys_key(user), &DeviceListRow::default(), &[at]);
         }
         self.batch.log.push(LogItem { index: at.0, body: entry.encode() });
         self.entries.push((at, entry));

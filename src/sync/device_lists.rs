@@ -8,8 +8,11 @@
 use std::collections::BTreeSet;
 
 use hearth_store::{
-    EventNumber, LoadError, Positions, RoomNumber, StateVersion, UserNumber,
-    tables::{Membership, StateDifference},
+    EventNumber, LoadError, Positions, RoomNumber, StateVersion, Table, UserNumber,
+    tables::{
+        Membership, StateDifference,
+        users::{DeviceListRow, own_keys_key},
+    },
 };
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 
@@ -93,12 +96,10 @@ impl Sharing {
                 continue;
             }
             let Ok(user_id) = UserId::parse(&*pair.state_key) else { continue };
-            let was_in = self.is_join(view, difference.before).await?;
-            match (was_in, self.is_join(view, difference.after).await?) {
-                (false, true) => _ = self.met.insert(user_id),
-                (true, false) => _ = self.parted.insert(user_id),
+            let before = membership_by(view, difference.before).await?;
+            match (before, membership_by(view, difference.after).await?) {
                 // Who left and came back was out of sight in between.
-                (true, true) => {
+                (Some(MembershipState::Join), Some(MembershipState::Join)) => {
                     let row = match store.user_number(&user_id).await? {
                         Some(user) => store.membership(user, view.room).await?,
                         None => None,
@@ -107,17 +108,24 @@ impl Sharing {
                         self.met.insert(user_id);
                     }
                 }
-                (false, false) => {}
+                (_, Some(MembershipState::Join)) => _ = self.met.insert(user_id),
+                (Some(MembershipState::Join), _) => _ = self.parted.insert(user_id),
+                // Who encrypts may do so for those who are yet to come.
+                (None | Some(MembershipState::Leave), Some(MembershipState::Invite)) => {
+                    self.met.insert(user_id);
+                }
+                _ => {}
             }
         }
         Ok(becomes_encrypted)
     }
+}
 
-    async fn is_join(&self, view: &RoomView<'_>, event: Option<EventNumber>) -> Result<bool, LoadError> {
-        let Some(event) = event else { return Ok(false) };
-        let stored = view.look.syncs.store.event(view.room, event).await?;
-        Ok(stored.is_some_and(|stored| stored.event.membership() == Some(MembershipState::Join)))
-    }
+/// The membership that an event sets.
+async fn membership_by(view: &RoomView<'_>, event: Option<EventNumber>) -> Result<Option<MembershipState>, LoadError> {
+    let Some(event) = event else { return Ok(None) };
+    let stored = view.look.syncs.store.event(view.room, event).await?;
+    Ok(stored.and_then(|stored| stored.event.membership()))
 }
 
 /// Adds everybody who is joined to a room, unless it is large and at this state not encrypted.
@@ -170,6 +178,12 @@ pub(crate) async fn gather(look: &Look<'_>, sharing: Sharing) -> Result<DeviceLi
             lists.changed.extend(store.user_id(user).await?);
         }
     }
+    if look.live.own_since(&since.positions) {
+        let row = store.get::<DeviceListRow>(Table::Us, &own_keys_key(look.user)).await?;
+        if row.is_some_and(|row| row.position > since.positions.at(look.user.partition()).0) {
+            lists.changed.insert(look.reader.user_id.clone());
+        }
+    }
     // The reader always knows of their own devices by `changed` alone.
     for (nth, user_id) in parted.into_iter().filter(|user_id| *user_id != look.reader.user_id).enumerate() {
         if nth % USERS_IN_ONE_GO == USERS_IN_ONE_GO - 1 {
@@ -196,6 +210,9 @@ pub(crate) async fn write(out: &mut Vec<u8>, look: &Look<'_>, sharing: Sharing) 
     json::name(out, "device_lists");
     json::push(out, "{");
     for (name, users) in [("changed", &lists.changed), ("left", &lists.left)] {
+        if users.is_empty() {
+            continue;
+        }
         json::name(out, name);
         json::push(out, "[");
         for user_id in users {

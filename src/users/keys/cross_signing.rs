@@ -57,6 +57,8 @@ pub struct CrossSigningPlan {
     before: Option<Bytes>,
     after: CrossSigningRow,
     is_new: bool,
+    /// Others see a difference, too.
+    is_public: bool,
     replaces: bool,
 }
 
@@ -126,12 +128,13 @@ impl Users {
             }
         }
         let is_new = after != stored;
-        Ok(CrossSigningPlan { user, before, after, is_new, replaces })
+        let is_public = after.master != stored.master || after.self_signing != stored.self_signing;
+        Ok(CrossSigningPlan { user, before, after, is_new, is_public, replaces })
     }
 
     /// Writes what was planned. A change that came in between is [`Fault::Unavailable`]: it is to be planned again.
     pub async fn commit_cross_signing(&self, plan: CrossSigningPlan) -> Result<(), Fault> {
-        let CrossSigningPlan { user, before, after, is_new, .. } = plan;
+        let CrossSigningPlan { user, before, after, is_new, is_public, .. } = plan;
         if !is_new {
             return Ok(());
         }
@@ -139,7 +142,7 @@ impl Users {
         write.require(Table::Us, cross_signing_key(user), before);
         write.put(Table::Us, cross_signing_key(user), &after);
         let at = write.position();
-        write.log(at, LogEntry::SigningKeys { user });
+        write.log(at, if is_public { LogEntry::SigningKeys { user } } else { LogEntry::OwnKeys { user } });
         if committed(self.store.commit(write).await)? { Ok(()) } else { Err(Fault::contended()) }
     }
 }

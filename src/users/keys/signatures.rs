@@ -215,7 +215,7 @@ impl Users {
         let row = UserSignatureRow { signed: id.to_owned(), signer: key_id, signature };
         write.put(Table::Us, user_signature_key(user, signed_user.as_str()), &row);
         let at = write.position();
-        write.log(at, LogEntry::DeviceList { user });
+        write.log(at, LogEntry::OwnKeys { user });
         if committed(self.store.commit(write).await)? { Ok(()) } else { Err(Fault::contended().into()) }
     }
 

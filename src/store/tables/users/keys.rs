@@ -145,6 +145,11 @@ pub fn user_signature_key(user: UserNumber, signed_user_id: &str) -> Key {
     key(b'v').user(user).raw(signed_user_id.as_bytes()).build()
 }
 
+/// `Us`: the last change of keys that concern their user alone, as a [`DeviceListRow`]. [`crate::Write::log`] keeps it.
+pub fn own_keys_key(user: UserNumber) -> Key {
+    key(b'm').user(user).build()
+}
+
 /// `Us`: the last change of a user's device list. [`crate::Write::log`] keeps it.
 pub fn device_list_key(user: UserNumber) -> Key {
     key(b'l').user(user).build()
