@@ -21,9 +21,12 @@ use hearth_sim::{Lies, Outcome, Plan, run};
 /// Seeds of an ordinary test run: as many as fit well into a minute.
 const SEEDS: Range<u64> = 0..24;
 
+/// How a plan is made of a seed, the seed, and what it found.
+type Mended = (fn(u64) -> Plan, u64, &'static str);
+
 /// Seeds that failed once, and what they found. What a seed leads to depends on every request that servers make: a seed
 /// may come to mean something else. The stories of the crates say the same for good.
-const MENDED: [(fn(u64) -> Plan, u64, &str); 14] = [
+const MENDED: [Mended; 14] = [
     (Plan::of, 176, "who came back through a server that had not heard of the leave was out, and nobody said so"),
     (Plan::of, 262, "who came in by join rules that had changed elsewhere was out, and nobody said so"),
     (Plan::of, 518, "history that came by two ways at once was said to be missing"),
