@@ -2,7 +2,12 @@ use hearth_core::RoomVersion;
 use hearth_store::tables::EventFlags;
 use serde_json::{Value, json};
 
-use super::{World, assert_forbidden, message};
+use super::{
+    World, assert_forbidden,
+    elsewhere::Act,
+    message,
+    script::{BOB, Scene},
+};
 use crate::{Message, Preset, SendError};
 
 #[tokio::test]
@@ -104,5 +109,27 @@ async fn a_redaction_may_come_as_a_message() {
     assert!(stored.header.redacted_by.is_some());
     for bad in [json!({}), json!({ "redacts": 1 }), json!([])] {
         assert!(matches!(world.rooms.send(as_message(bad)).await, Err(SendError::BadContent(_))));
+    }
+}
+
+/// In versions before 11 a redaction that is redacted no longer says what it redacts: what waits for its target is known.
+#[tokio::test]
+async fn a_redaction_that_waits_may_be_redacted() {
+    for version in [RoomVersion::V4, RoomVersion::V11] {
+        let scene = Scene::new(version).await;
+        let target = scene.go_on(&Act::say(BOB, "oh no"));
+        let base = target.prev_events()[0].clone();
+        let waiting = scene.room().make(&[&base], &Act::redact(BOB, target.event_id()));
+        scene.take(&waiting).await;
+        let other = scene.room().make(&[waiting.event_id()], &Act::redact(BOB, waiting.event_id()));
+        scene.take(&other).await;
+        let stored = scene.stored(&waiting).await.unwrap();
+        assert_eq!(stored.event.redacts().is_some(), version.redacts_in_content(), "{version}");
+        assert!(!scene.is_shown(&waiting).await, "{version}: it still waits");
+        scene.world.check().await;
+        scene.take(&target).await;
+        assert_eq!(scene.stored(&target).await.unwrap().event.content_json(), "{}", "{version}");
+        assert!(scene.is_shown(&waiting).await, "{version}");
+        scene.world.check().await;
     }
 }

@@ -99,8 +99,11 @@ impl RoomCheck<'_> {
             redactions.iter().zip(loaded(self.store.events(self.room, redactions).await)?.unwrap_or_default())
         {
             let is_held = stored.is_some_and(|stored| {
+                let flags = stored.header.flags;
                 let target = stored.event.redacts().map(|target| held_key(self.room, target.as_str()));
-                stored.header.flags.has(EventFlags::HELD) && target.as_ref() == Some(key)
+                // A redaction that was redacted itself no longer says what it redacts, in versions before 11.
+                let is_silent = target.is_none() && flags.has(EventFlags::REDACTED);
+                flags.has(EventFlags::HELD) && (is_silent || target.as_ref() == Some(key))
             });
             if !is_held {
                 self.problem(format!("event {} is said to wait for its target", number.0));
