@@ -31,6 +31,8 @@ pub(super) struct RoomServers {
     state: StateVersion,
     /// How many users of each are joined; ours is among them. While the room's members are being fetched, 0: not known.
     joined: BTreeMap<OwnedServerName, u32>,
+    /// An event of ours behind this state went to nobody: what there was of branches is joined.
+    is_settled: bool,
 }
 
 impl RoomServers {
@@ -94,9 +96,10 @@ impl Targets {
         Self { store, own, rooms: Cache::with_weighter(CACHE_ROOMS, CACHE_BYTES, ByServers) }
     }
 
-    /// Whether the room had no servers but ours when an event of it was last looked at: true until a membership changes.
+    /// Whether the room had no servers but ours when an event of ours was last looked at, and the event went to nobody: true
+    /// until a membership changes.
     pub(super) fn is_ours_alone(&self, room: RoomNumber) -> bool {
-        self.rooms.get(&room).is_some_and(|servers| servers.is_only(&self.own))
+        self.rooms.get(&room).is_some_and(|servers| servers.is_settled && servers.is_only(&self.own))
     }
 
     /// What is known of a room's servers may no longer be true.
@@ -136,6 +139,9 @@ impl Targets {
                 targets.push(Target { server, parting: true });
             }
         }
+        if targets.is_empty() && !before.is_settled && before.state != StateVersion::EMPTY {
+            self.rooms.insert(room, Arc::new(RoomServers { is_settled: true, ..RoomServers::clone(&before) }));
+        }
         Ok(targets)
     }
 
@@ -164,7 +170,10 @@ impl Targets {
     pub(super) async fn now(&self, room: RoomNumber) -> Result<Arc<RoomServers>, LoadError> {
         match self.store.head(room).await? {
             Some(head) if !head.loading && !head.purged => self.at(room, head.state).await,
-            _ => Ok(Arc::new(RoomServers { state: StateVersion::EMPTY, joined: BTreeMap::new() })),
+            _ => {
+                let (state, joined) = (StateVersion::EMPTY, BTreeMap::new());
+                Ok(Arc::new(RoomServers { state, joined, is_settled: false }))
+            }
         }
     }
 
@@ -181,7 +190,7 @@ impl Targets {
     /// The servers in the room at a version of its state; of an unknown one, those now.
     async fn at(&self, room: RoomNumber, state: StateVersion) -> Result<Arc<RoomServers>, LoadError> {
         if state == StateVersion::EMPTY {
-            return Ok(Arc::new(RoomServers { state, joined: BTreeMap::new() }));
+            return Ok(Arc::new(RoomServers { state, joined: BTreeMap::new(), is_settled: false }));
         }
         let known = match self.rooms.get(&room) {
             Some(known) => known,
@@ -195,7 +204,7 @@ impl Targets {
         for differences in differences.chunks(DIFFERENCES_AT_ONCE) {
             self.apply(room, &mut servers, differences).await?;
         }
-        servers.state = state;
+        (servers.state, servers.is_settled) = (state, false);
         let servers = Arc::new(servers);
         self.rooms.insert(room, servers.clone());
         Ok(servers)
@@ -210,7 +219,8 @@ impl Targets {
             let joined = self.store.servers_in_room(room).await?;
             let after = state().await?;
             if before == after {
-                let servers = Arc::new(RoomServers { state: before, joined: joined.into_iter().collect() });
+                let joined = joined.into_iter().collect();
+                let servers = Arc::new(RoomServers { state: before, joined, is_settled: false });
                 self.rooms.insert(room, servers.clone());
                 return Ok(servers);
             }
