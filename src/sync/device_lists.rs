@@ -8,10 +8,10 @@
 use std::collections::BTreeSet;
 
 use hearth_store::{
-    EventNumber, LoadError, Positions, RoomNumber, StateVersion, Table, UserNumber,
+    EventNumber, KeyRange, LoadError, Positions, RoomNumber, StateVersion, Table, UserNumber,
     tables::{
         Membership, StateDifference,
-        users::{DeviceListRow, own_keys_key},
+        users::{DeviceListRow, own_keys_key, seen_of_own_view_key},
     },
 };
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
@@ -31,6 +31,9 @@ const MEMBERS_AT_ONCE: usize = 1_000;
 
 /// Changes of a room's state that are looked at together.
 const DIFFERENCES_AT_ONCE: usize = 500;
+
+/// People whom one user has verified. More than anybody has.
+const OWN_VIEWS_MAX: usize = 50_000;
 
 /// So many users are asked about before others have their turn.
 const USERS_IN_ONE_GO: usize = 64;
@@ -179,10 +182,7 @@ pub(crate) async fn gather(look: &Look<'_>, sharing: Sharing) -> Result<DeviceLi
         }
     }
     if look.live.own_since(&since.positions) {
-        let row = store.get::<DeviceListRow>(Table::Us, &own_keys_key(look.user)).await?;
-        if row.is_some_and(|row| row.position > since.positions.at(look.user.partition()).0) {
-            lists.changed.insert(look.reader.user_id.clone());
-        }
+        add_own_views(&mut lists, look, since.positions.at(look.user.partition()).0).await?;
     }
     // The reader always knows of their own devices by `changed` alone.
     for (nth, user_id) in parted.into_iter().filter(|user_id| *user_id != look.reader.user_id).enumerate() {
@@ -199,6 +199,22 @@ pub(crate) async fn gather(look: &Look<'_>, sharing: Sharing) -> Result<DeviceLi
         }
     }
     Ok(lists)
+}
+
+/// Adds those in whose keys only the reader sees a change: whom the reader's user-signing key signed.
+async fn add_own_views(lists: &mut DeviceLists, look: &Look<'_>, since: u64) -> Result<(), SyncError> {
+    let store = &look.syncs.store;
+    let newest = store.get::<DeviceListRow>(Table::Us, &own_keys_key(look.user)).await?;
+    if newest.is_none_or(|row| row.position <= since) {
+        return Ok(());
+    }
+    let range = KeyRange::prefix(own_keys_key(look.user));
+    for row in store.scan_all(Table::Us, range, OWN_VIEWS_MAX, false).await? {
+        let at: DeviceListRow = hearth_store::decode(&row.value).map_err(LoadError::from)?;
+        let seen = seen_of_own_view_key(&row.key).filter(|_| at.position > since);
+        lists.changed.extend(seen.and_then(|user_id| OwnedUserId::try_from(user_id).ok()));
+    }
+    Ok(())
 }
 
 /// Appends the section, if there is anything in it, and says so.

@@ -5,9 +5,11 @@ use bytes::Bytes;
 use hearth_core::{PublicKey, keys::is_signed_by};
 use hearth_store::{
     LogEntry, Table, UserNumber, Write,
-    tables::users::{CrossSigningRow, IDENTITY_KEYS_BYTES_MAX, cross_signing_key, device_key},
+    tables::users::{
+        CrossSigningRow, DeviceListRow, IDENTITY_KEYS_BYTES_MAX, cross_signing_key, device_key, own_view_key,
+    },
 };
-use ruma::UserId;
+use ruma::{OwnedUserId, UserId};
 use serde_json::{Map, Value};
 
 use super::{is_same_signed, parse, public_key};
@@ -54,6 +56,7 @@ pub enum CrossSigningError {
 #[derive(Debug)]
 pub struct CrossSigningPlan {
     user: UserNumber,
+    user_id: OwnedUserId,
     before: Option<Bytes>,
     after: CrossSigningRow,
     is_new: bool,
@@ -129,12 +132,12 @@ impl Users {
         }
         let is_new = after != stored;
         let is_public = after.master != stored.master || after.self_signing != stored.self_signing;
-        Ok(CrossSigningPlan { user, before, after, is_new, is_public, replaces })
+        Ok(CrossSigningPlan { user, user_id: user_id.to_owned(), before, after, is_new, is_public, replaces })
     }
 
     /// Writes what was planned. A change that came in between is [`Fault::Unavailable`]: it is to be planned again.
     pub async fn commit_cross_signing(&self, plan: CrossSigningPlan) -> Result<(), Fault> {
-        let CrossSigningPlan { user, before, after, is_new, is_public, .. } = plan;
+        let CrossSigningPlan { user, user_id, before, after, is_new, is_public, .. } = plan;
         if !is_new {
             return Ok(());
         }
@@ -142,7 +145,12 @@ impl Users {
         write.require(Table::Us, cross_signing_key(user), before);
         write.put(Table::Us, cross_signing_key(user), &after);
         let at = write.position();
-        write.log(at, if is_public { LogEntry::SigningKeys { user } } else { LogEntry::OwnKeys { user } });
+        if is_public {
+            write.log(at, LogEntry::SigningKeys { user });
+        } else {
+            write.put_at(Table::Us, own_view_key(user, user_id.as_str()), &DeviceListRow::default(), &[at]);
+            write.log(at, LogEntry::OwnKeys { user });
+        }
         if committed(self.store.commit(write).await)? { Ok(()) } else { Err(Fault::contended()) }
     }
 }

@@ -8,7 +8,8 @@ use hearth_ports::Peers;
 use hearth_store::{
     LogEntry, Table, UserNumber, Write,
     tables::users::{
-        CrossSigningRow, IDENTITY_KEYS_BYTES_MAX, UserSignatureRow, cross_signing_key, device_key, user_signature_key,
+        CrossSigningRow, DeviceListRow, IDENTITY_KEYS_BYTES_MAX, UserSignatureRow, cross_signing_key, device_key,
+        own_view_key, user_signature_key,
     },
 };
 use ruma::{OwnedUserId, UserId};
@@ -215,6 +216,8 @@ impl Users {
         let row = UserSignatureRow { signed: id.to_owned(), signer: key_id, signature };
         write.put(Table::Us, user_signature_key(user, signed_user.as_str()), &row);
         let at = write.position();
+        // In the signed user's keys the signer sees it, and nobody else.
+        write.put_at(Table::Us, own_view_key(user, signed_user.as_str()), &DeviceListRow::default(), &[at]);
         write.log(at, LogEntry::OwnKeys { user });
         if committed(self.store.commit(write).await)? { Ok(()) } else { Err(Fault::contended().into()) }
     }

@@ -150,6 +150,17 @@ pub fn own_keys_key(user: UserNumber) -> Key {
     key(b'm').user(user).build()
 }
 
+/// `Us`: the last change that the user alone sees in the keys of somebody: whose key the user signed, or the user, whose
+/// user-signing key it is. A [`DeviceListRow`]; it is newer only if [`own_keys_key`] is.
+pub fn own_view_key(user: UserNumber, seen_user_id: &str) -> Key {
+    key(b'm').user(user).raw(seen_user_id.as_bytes()).build()
+}
+
+/// Whose keys an [`own_view_key`] is about.
+pub fn seen_of_own_view_key(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.get(9..)?).ok().filter(|user_id| !user_id.is_empty())
+}
+
 /// `Us`: the last change of a user's device list. [`crate::Write::log`] keeps it.
 pub fn device_list_key(user: UserNumber) -> Key {
     key(b'l').user(user).build()

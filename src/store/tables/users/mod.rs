@@ -3,7 +3,8 @@
 //! `d user room type` and `y user position` (account data), `f user filter`, `b session` (interactive authentication,
 //! partition of its own key), `k user device` (identity keys), `o user device` (keys that others claim), `c user`
 //! (cross-signing keys), `v user otheruser` (what a user signed of another), `l user` (the last change of the device
-//! list), `m user` (that of keys that concern the user alone), `q user device position` (messages that wait for a device) and `Q user device` (how much that is), `e user` (what
+//! list), `m user` (that of keys that concern the user alone) and
+//! `m user otheruser` (in whose keys it is seen), `q user device position` (messages that wait for a device) and `Q user device` (how much that is), `e user` (what
 //! other servers were told of the devices). In `Fd`, of other servers' users: `lists.rs`. In `Ix`: `t tokenhash`. In `Mi`: `g token` (registration tokens) and `G token registration`
 //! (their claims), both in the token's partition, `j leave user` (rooms to be left: see [`DepartureRow`])
 //! and `j bind user invite16` (invites to be asked for: see [`BindingRow`]).
@@ -35,7 +36,7 @@ pub use keys::{
     CLAIMABLE_KEY_ID_BYTES_MAX, CLAIMABLE_KEYS_BYTES_MAX, ClaimableKey, ClaimableKeysRow, CrossSigningRow,
     DeviceKeysRow, DeviceListRow, FallbackKey, IDENTITY_KEYS_BYTES_MAX, KEY_ALGORITHM_BYTES_MAX, UserSignatureRow,
     claimable_keys_key, cross_signing_key, device_keys_key, device_keys_prefix, device_list_key, device_of_keys_key,
-    own_keys_key, user_signature_key,
+    own_keys_key, own_view_key, seen_of_own_view_key, user_signature_key,
 };
 pub use lists::{
     RemoteDeviceRow, RemoteListRow, ToldDevicesRow, refresh_key, refresh_of_key, refreshes_prefix, remote_device_key,

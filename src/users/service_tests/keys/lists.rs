@@ -146,10 +146,10 @@ impl World {
             return Err(failure.clone());
         }
         let devices = query.device_keys.get(&bob()).ok_or("no such user")?;
-        let public = |(device_id, keys): (&String, &Box<RawValue>)| {
+        let public = devices.iter().map(|(device_id, keys)| {
             value(keys)["keys"][format!("ed25519:{device_id}")].as_str().unwrap().to_owned()
-        };
-        Ok(devices.iter().map(public).collect())
+        });
+        Ok(public.collect())
     }
 
     async fn told_of_changes(&self, since: &hearth_store::Positions) -> bool {
