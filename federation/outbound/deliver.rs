@@ -9,12 +9,14 @@ use std::{
 use bytes::Bytes;
 use hearth_ports::PeerError;
 use hearth_store::{CommitError, EventNumber, LoadError, RoomNumber, tables::QueuedRow};
+use ruma::ServerName;
 use tokio::time::{sleep, timeout};
 
 use super::{
     Destination, Outbound,
     queue::{Compose, Step, Taken},
     rows,
+    targets::in_parting,
     transaction::{EDUS_MAX, PDUS_MAX, Parts, Transaction, refused_events},
 };
 
@@ -60,7 +62,9 @@ impl Outbound {
             for (key, row) in rows::queued(&self.parts.store, &destination.name, PDUS_MAX).await? {
                 match row {
                     QueuedRow::Edu { json } => parts.edus.push(json),
-                    QueuedRow::Event { room, event } => parts.pdus.extend(self.pdu(room, event).await?),
+                    QueuedRow::Event { room, event } => {
+                        parts.pdus.extend(self.parting_pdu(&destination.name, room, event).await?)
+                    }
                 }
                 taken.rows.push(key);
             }
@@ -76,7 +80,11 @@ impl Outbound {
             Some(_) | None => {}
         }
         for outgoing in compose.events.iter().take(pdus_max) {
-            parts.pdus.extend(self.pdu(outgoing.room, outgoing.event).await?);
+            let (room, event) = (outgoing.room, outgoing.event);
+            parts.pdus.extend(match outgoing.parting {
+                true => self.parting_pdu(&destination.name, room, event).await?,
+                false => self.pdu(room, event).await?,
+            });
             taken.events += 1;
         }
         let edus_max = EDUS_MAX - parts.edus.len();
@@ -102,6 +110,16 @@ impl Outbound {
     /// An event as other servers get it; `None`: it is no longer stored.
     pub(super) async fn pdu(&self, room: RoomNumber, event: EventNumber) -> Result<Option<Bytes>, LoadError> {
         Ok(self.parts.store.event(room, event).await?.map(|stored| stored.event.json().clone()))
+    }
+
+    /// The same for a server that the event puts out.
+    async fn parting_pdu(
+        &self,
+        server: &ServerName,
+        room: RoomNumber,
+        event: EventNumber,
+    ) -> Result<Option<Bytes>, LoadError> {
+        Ok(self.parts.store.event(room, event).await?.map(|stored| in_parting(&stored, server)))
     }
 
     /// Sends a transaction, for the first time or again.

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
+use hearth_core::redact;
 use hearth_rooms::undone_joins;
 use hearth_store::{EventNumber, LoadError, RoomNumber, StateDifference, StateVersion, Store, StoredEvent};
 use quick_cache::{Weighter, sync::Cache};
@@ -259,4 +261,15 @@ fn removed(stored: &StoredEvent) -> Option<&UserId> {
     let event = &stored.event;
     let user = <&UserId>::try_from(event.state_key()?).ok().filter(|user| *user != event.sender())?;
     matches!(event.membership(), Some(MembershipState::Leave | MembershipState::Ban)).then_some(user)
+}
+
+/// An event as it goes to a server that it puts out: a message that only joins branches goes without its content, since
+/// none of that server's users may read it. Its id stays the same, and so does what it cites.
+pub(super) fn in_parting(stored: &StoredEvent, server: &ServerName) -> Bytes {
+    let is_theirs = removed(stored).is_some_and(|user| user.server_name() == server);
+    if is_theirs || stored.event.is_state() {
+        stored.event.json().clone()
+    } else {
+        redact(&stored.event).json().clone()
+    }
 }

@@ -3,6 +3,7 @@
 mod catching_up;
 mod devices;
 mod failing;
+mod parting;
 mod queued;
 mod reading;
 mod telling;

@@ -21,6 +21,7 @@ mod filling;
 mod following;
 mod joining;
 mod memberships;
+mod missing;
 mod partial;
 mod policy;
 mod receiving;

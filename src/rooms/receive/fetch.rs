@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use hearth_core::{
-    RawEvent, RoomVersion, SignedEvent,
+    INTEGER_MAX, RawEvent, RoomVersion, SignedEvent,
     catchup::{Catchup, Prev, Step, Stored},
 };
 use hearth_ports::{EventBytes, MissingEvents, PeerError};
@@ -201,14 +201,14 @@ impl Source<'_> {
     }
 
     /// The depth of the event before which the room's history is not here. What came before it is not news: it is fetched
-    /// when somebody reads it.
+    /// when somebody reads it. In old versions a depth may be more than JSON between servers can say.
     async fn first_depth(&self) -> Result<u64, LoadError> {
         let (store, room) = (&self.writer.store, self.room);
         let gaps = store.gaps(room, .., 1, false).await?;
         let Some((order, _)) = gaps.first() else { return Ok(0) };
         let rows = store.timeline(room, *order..=*order, 1, false).await?;
         let Some(number) = rows.first().and_then(|(_, row)| row.event) else { return Ok(0) };
-        Ok(store.event(room, number).await?.map_or(0, |stored| stored.event.depth()))
+        Ok(store.event(room, number).await?.map_or(0, |stored| stored.event.depth().min(INTEGER_MAX)))
     }
 
     /// Events, and the state before each.

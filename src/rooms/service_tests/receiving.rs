@@ -1,7 +1,7 @@
 //! What other servers send, story by story.
 
 use hearth_core::{Event, RoomVersion};
-use hearth_store::{RoomNumber, tables::EventFlags};
+use hearth_store::tables::EventFlags;
 use ruma::{EventId, room_id, server_name};
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use crate::{MemberAction, Preset, ReceiveError};
 
 const V: RoomVersion = RoomVersion::DEFAULT;
 
-fn topic(sender: &'static str, text: &str) -> Act {
+pub(super) fn topic(sender: &'static str, text: &str) -> Act {
     Act::state(sender, "m.room.topic", "", json!({ "topic": text }))
 }
 
@@ -27,7 +27,7 @@ fn tampered(event: &Event, change: impl FnOnce(&mut Value)) -> bytes::Bytes {
 }
 
 /// Alice lets the others set the topic.
-async fn open_topic(scene: &Scene) {
+pub(super) async fn open_topic(scene: &Scene) {
     let mut users = json!({ "@bob:two": 50, "@carl:two": 50 });
     if scene.room().version < RoomVersion::V12 {
         users["@alice:hearth.test"] = json!(100);
@@ -198,138 +198,6 @@ async fn one_bad_event_spoils_only_itself() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_fetched() {
-    let scene = Scene::new(V).await;
-    let said: Vec<Event> = (0..30).map(|n| scene.go_on(&Act::say(BOB, &n.to_string()))).collect();
-    scene.take(&said[29]).await;
-    assert!(scene.timeline().await.ends_with(&said.iter().map(|e| e.event_id().to_owned()).collect::<Vec<_>>()));
-    assert_eq!(scene.extremities().await, ids(&[&said[29]]));
-    let asked = scene.asked();
-    assert!(asked.iter().all(|what| *what == "missing_events") && asked.len() <= 3, "{asked:?}");
-    let room = scene.world.number(&scene.room_id).await;
-    assert!(scene.world.store.gaps(room, .., 10, false).await.unwrap().is_empty());
-    scene.world.check().await;
-}
-
-async fn gaps(scene: &Scene, room: RoomNumber) -> Vec<Vec<String>> {
-    let gaps = scene.world.store.gaps(room, .., 10, false).await.unwrap();
-    gaps.into_iter().map(|(_, gap)| gap.missing).collect()
-}
-
-#[tokio::test]
-async fn after_a_long_silence_there_is_a_gap() {
-    let scene = Scene::new(V).await;
-    open_topic(&scene).await;
-    let set = scene.go_on(&topic(BOB, "set in the dark"));
-    let said: Vec<Event> = (0..90).map(|n| scene.go_on(&Act::say(BOB, &n.to_string()))).collect();
-    scene.take(&said[89]).await;
-    let room = scene.world.number(&scene.room_id).await;
-    assert_eq!(scene.world.state(&scene.room_id, "m.room.topic", "").await.unwrap()["topic"], "set in the dark");
-    let shown = scene.timeline().await;
-    let first = said.iter().position(|event| shown.iter().any(|id| id == event.event_id())).unwrap();
-    assert!(first > 10, "not all was fetched");
-    assert_eq!(gaps(&scene, room).await, [[said[first - 1].event_id().to_string()]]);
-    let stored = scene.stored(&set).await.unwrap();
-    assert!(stored.header.flags.has(EventFlags::OUTLIER), "it is known as state only");
-    // What we had and what is behind the gap are both ends of the graph.
-    assert_eq!(scene.extremities().await.len(), 2);
-    scene.world.check().await;
-    // The missing one comes: it is part of the past, and the gap moves below it.
-    scene.take(&said[first - 1]).await;
-    let ends = scene.extremities().await;
-    assert!(!ends.contains(said[first - 1].event_id().as_str()), "something follows it");
-    assert!(!gaps(&scene, room).await.iter().flatten().any(|id| id == said[first - 1].event_id().as_str()));
-    assert_eq!(scene.world.state(&scene.room_id, "m.room.topic", "").await.unwrap()["topic"], "set in the dark");
-    scene.world.check().await;
-}
-
-/// What lies before a gap is fetched when somebody reads it, not because something new rests on it.
-#[tokio::test]
-async fn nothing_is_asked_for_that_is_older_than_the_first_gap() {
-    let scene = Scene::new(V).await;
-    let before = scene.room().last();
-    let said: Vec<Event> = (0..90).map(|n| scene.go_on(&Act::say(BOB, &n.to_string()))).collect();
-    scene.take(&said[89]).await;
-    let asked = std::mem::take(&mut *scene.script.min_depths.lock());
-    assert!(!asked.is_empty() && asked.iter().all(|depth| *depth == 0), "there was no gap yet: {asked:?}");
-    let room = scene.world.number(&scene.room_id).await;
-    let missing = gaps(&scene, room).await;
-    let first = said.iter().position(|event| missing == [[event.event_id().to_string()]]).unwrap() + 1;
-
-    // A branch that leaves the known part within the gap, and comes up above it.
-    let branch = scene.room().make(&[said[first - 20].event_id()], &Act::say(CARL, "aside"));
-    let mut far = vec![branch];
-    for n in 0..3 {
-        let last = far[n].event_id().to_owned();
-        far.push(scene.room().make(&[&last], &Act::say(CARL, &n.to_string())));
-    }
-    let join = scene.room().make(&[said[89].event_id(), far[3].event_id()], &Act::say(BOB, "both"));
-    scene.take(&join).await;
-    let asked = std::mem::take(&mut *scene.script.min_depths.lock());
-    assert_eq!(asked.first(), Some(&said[first].depth()), "{asked:?}");
-    assert!(scene.is_shown(&join).await);
-    for event in &said[..first] {
-        assert!(!scene.is_shown(event).await, "it lies in the gap");
-    }
-    assert!(scene.room().find(&before).unwrap().depth() < asked[0]);
-    scene.world.check().await;
-}
-
-/// A server tells of a state without a ban, behind an event that it keeps back and then sends: what we know by ourselves
-/// still counts.
-#[tokio::test]
-async fn a_state_that_is_told_does_not_replace_what_is_known() {
-    let scene = Scene::new(V).await;
-    let last = scene.room().last();
-    let before_ban = scene.room().get(&last).after.clone();
-    let ban = crate::MemberChange {
-        room_id: scene.room_id.clone(),
-        sender: user("alice"),
-        target: DAN.try_into().unwrap(),
-        action: MemberAction::Ban,
-        content: serde_json::Map::new(),
-        guest: false,
-    };
-    let ban = scene.world.rooms.change_member(ban).await.unwrap();
-    scene.follow().await;
-    let kept_back = scene.room().make(&[&ban], &Act::say(BOB, "kept back"));
-    let told = scene.room().make(&[kept_back.event_id()], &Act::say(BOB, "told"));
-    scene.room().tell(told.event_id(), before_ban);
-    scene.script.refused.lock().insert("missing_events");
-    scene.take(&told).await;
-    assert_eq!(scene.extremities().await.len(), 2);
-    scene.take(&kept_back).await;
-    assert!(scene.is_shown(&kept_back).await);
-    let membership = scene.world.state(&scene.room_id, "m.room.member", DAN).await.unwrap();
-    assert_eq!(membership["membership"], "ban");
-    let last = scene.room().make(&[told.event_id()], &Act::say(BOB, "and on"));
-    scene.take(&last).await;
-    scene.world.say(&scene.room_id, "alice", "no").await.unwrap();
-    let membership = scene.world.state(&scene.room_id, "m.room.member", DAN).await.unwrap();
-    assert_eq!(membership["membership"], "ban");
-    scene.world.check().await;
-}
-
-#[tokio::test]
-async fn who_is_not_told_a_state_asks_for_the_one_before_the_missing_event() {
-    let scene = Scene::new(V).await;
-    open_topic(&scene).await;
-    let set = scene.go_on(&topic(BOB, "set in the dark"));
-    let oldest = scene.go_on(&Act::say(BOB, "hi"));
-    let last = scene.go_on(&Act::say(BOB, "and on"));
-    scene.script.refused.lock().insert("event_auth");
-    scene.script.unlisted.lock().insert(set.event_id().to_owned());
-    scene.script.untold.lock().insert(oldest.event_id().to_owned());
-    scene.take(&last).await;
-    assert!(scene.is_shown(&oldest).await && scene.is_shown(&last).await);
-    assert_eq!(scene.world.state(&scene.room_id, "m.room.topic", "").await.unwrap()["topic"], "set in the dark");
-    let stored = scene.stored(&set).await.unwrap();
-    assert!(stored.header.flags.has(EventFlags::OUTLIER), "where it stands is not known");
-    scene.world.check().await;
-}
-
-/// "If any event in `auth_events` has a `room_id` which does not match that of the event being authorised, reject."
-#[tokio::test]
 async fn what_cites_events_of_another_room_is_rejected() {
     let scene = Scene::new(V).await;
     let other = scene.world.create("alice", Preset::Public).await;
@@ -345,58 +213,6 @@ async fn what_cites_events_of_another_room_is_rejected() {
     let next = scene.room().make(&[event.event_id()], &Act::say(CARL, "behind it"));
     scene.take(&next).await;
     assert!(scene.is_shown(&next).await && !scene.is_shown(&event).await);
-    scene.world.check().await;
-}
-
-#[tokio::test]
-async fn a_state_with_holes_is_used_without_them() {
-    let scene = Scene::new(V).await;
-    open_topic(&scene).await;
-    let hidden = scene.go_on(&Act::say(BOB, "never told"));
-    let set = scene.go_on(&topic(BOB, "never told"));
-    let name = scene.go_on(&Act::state(BOB, "m.room.name", "", json!({ "name": "told" })));
-    let last = scene.go_on(&Act::say(BOB, "hi"));
-    scene.script.hidden.lock().extend([&hidden, &set].map(|event| event.event_id().to_owned()));
-    scene.script.refused.lock().insert("missing_events");
-    scene.take(&last).await;
-    assert!(scene.is_shown(&last).await);
-    assert_eq!(scene.world.state(&scene.room_id, "m.room.name", "").await.unwrap()["name"], "told");
-    assert_eq!(scene.world.state(&scene.room_id, "m.room.topic", "").await, None);
-    let stored = scene.stored(&name).await.unwrap();
-    assert!(stored.header.flags.has(EventFlags::OUTLIER));
-    // When it gets its place, it keeps its number.
-    scene.script.hidden.lock().clear();
-    let result = scene.send(&[&hidden, &set, &name]).await;
-    assert!(result.iter().all(Result::is_ok), "{result:?}");
-    let placed = scene.stored(&name).await.unwrap();
-    assert_eq!(placed.number, stored.number);
-    assert!(!placed.header.flags.has(EventFlags::OUTLIER) && scene.is_shown(&name).await);
-    scene.world.check().await;
-}
-
-#[tokio::test]
-async fn auth_events_that_are_missing_are_fetched() {
-    let scene = Scene::new(V).await;
-    open_topic(&scene).await;
-    let base = scene.room().last();
-    // A fork that is not sent: its levels are cited by what is.
-    let levels = {
-        let mut users = json!({ "@bob:two": 50, "@carl:two": 50, "@dan:three": 50 });
-        users["@bob:two"] = json!(50);
-        scene.room().make(&[&base], &Act::state(CARL, "m.room.power_levels", "", json!({ "users": users })))
-    };
-    let state = scene.room().get(levels.event_id()).after.clone();
-    let said = scene.room().make_citing(&[&base], &state, &Act::say(BOB, "hi"));
-    scene.script.refused.lock().extend(["event_auth", "event"]);
-    let result = scene.send(&[&said]).await.remove(0);
-    assert!(matches!(result, Err(ReceiveError::Incomplete(_))), "{result:?}");
-    assert!(scene.stored(&said).await.is_none(), "it may be sent again");
-    // One by one will do.
-    scene.script.refused.lock().remove("event");
-    scene.take(&said).await;
-    let stored = scene.stored(&levels).await.unwrap();
-    assert!(stored.header.flags.has(EventFlags::OUTLIER));
-    assert_eq!(stored.header.flags.has(EventFlags::REJECTED), levels.rejected());
     scene.world.check().await;
 }
 

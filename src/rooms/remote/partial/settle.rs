@@ -36,7 +36,7 @@ use crate::{
 const MEMBERS_AT_ONCE: usize = 1_000;
 
 /// Users that are given their numbers together.
-const NUMBERED_AT_ONCE: usize = 20_000;
+const NUMBERED_AT_ONCE: usize = 5_000;
 
 /// Rows of the timeline, or of members, that are looked at together.
 const ROWS_AT_ONCE: usize = 500;

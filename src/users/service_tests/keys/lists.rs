@@ -146,9 +146,9 @@ impl World {
             return Err(failure.clone());
         }
         let devices = query.device_keys.get(&bob()).ok_or("no such user")?;
-        let public = devices.iter().map(|(device_id, keys)| {
-            value(keys)["keys"][format!("ed25519:{device_id}")].as_str().unwrap().to_owned()
-        });
+        let public = devices
+            .iter()
+            .map(|(device_id, keys)| value(keys)["keys"][format!("ed25519:{device_id}")].as_str().unwrap().to_owned());
         Ok(public.collect())
     }
 
