@@ -354,6 +354,8 @@ pub struct Page {
     pub bytes_max: usize,
     /// From the range's end backwards.
     pub reverse: bool,
+    /// What comes from disk is not kept in memory: nobody asks for it again soon, and it would push out what is asked for.
+    pub in_passing: bool,
 }
 
 impl Page {
@@ -362,12 +364,12 @@ impl Page {
 
     /// The first `rows_max` rows.
     pub const fn first(rows_max: usize) -> Self {
-        Self { rows_max, bytes_max: Self::BYTES, reverse: false }
+        Self { rows_max, bytes_max: Self::BYTES, reverse: false, in_passing: false }
     }
 
     /// The last `rows_max` rows, last first.
     pub const fn last(rows_max: usize) -> Self {
-        Self { rows_max, bytes_max: Self::BYTES, reverse: true }
+        Self { reverse: true, ..Self::first(rows_max) }
     }
 }
 
@@ -394,6 +396,15 @@ pub trait Engine: Send + Sync {
     /// Many rows of a table, in the order of `keys`.
     fn multi_get<'a>(&'a self, table: Table, keys: &'a [Key])
     -> BoxFuture<'a, Result<Vec<Option<Bytes>>, Unavailable>>;
+
+    /// The same, but what comes from disk is not kept in memory, as with [`Page::in_passing`].
+    fn multi_get_in_passing<'a>(
+        &'a self,
+        table: Table,
+        keys: &'a [Key],
+    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, Unavailable>> {
+        self.multi_get(table, keys)
+    }
 
     /// One page of a range, bounded in rows and bytes. The next page begins just behind the last key returned (with
     /// `reverse`: just before it); a page with fewer rows than both bounds allow is the last.

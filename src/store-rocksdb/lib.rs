@@ -105,6 +105,21 @@ impl RocksEngine {
     }
 }
 
+impl RocksEngine {
+    async fn many(&self, table: Table, keys: &[Key], in_passing: bool) -> Result<Vec<Option<Bytes>>, Unavailable> {
+        let (mut values, missed) = read::multi_get_memory(&self.shared.db, table, keys)?;
+        if missed.is_empty() {
+            return Ok(values);
+        }
+        let keys: Vec<Key> = missed.iter().map(|index| keys[*index].clone()).collect();
+        let found = self.readers.run(move |db| read::multi_get_disk(db, table, &keys, in_passing)).await?;
+        for (index, value) in missed.into_iter().zip(found) {
+            values[index] = value;
+        }
+        Ok(values)
+    }
+}
+
 impl Engine for RocksEngine {
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, Unavailable>> {
         Box::pin(async move {
@@ -122,18 +137,15 @@ impl Engine for RocksEngine {
         table: Table,
         keys: &'a [Key],
     ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, Unavailable>> {
-        Box::pin(async move {
-            let (mut values, missed) = read::multi_get_memory(&self.shared.db, table, keys)?;
-            if missed.is_empty() {
-                return Ok(values);
-            }
-            let keys: Vec<Key> = missed.iter().map(|index| keys[*index].clone()).collect();
-            let found = self.readers.run(move |db| read::multi_get_disk(db, table, &keys)).await?;
-            for (index, value) in missed.into_iter().zip(found) {
-                values[index] = value;
-            }
-            Ok(values)
-        })
+        Box::pin(self.many(table, keys, false))
+    }
+
+    fn multi_get_in_passing<'a>(
+        &'a self,
+        table: Table,
+        keys: &'a [Key],
+    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, Unavailable>> {
+        Box::pin(self.many(table, keys, true))
     }
 
     fn scan<'a>(&'a self, table: Table, range: KeyRange, page: Page) -> BoxFuture<'a, Result<Vec<Entry>, Unavailable>> {

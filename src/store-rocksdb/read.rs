@@ -112,10 +112,17 @@ pub(crate) fn multi_get_memory(
     Ok((values, missed))
 }
 
-/// All of them, wherever they are.
-pub(crate) fn multi_get_disk(db: &DB, table: Table, keys: &[Key]) -> Result<Vec<Option<Bytes>>, Missed> {
+/// All of them, wherever they are. `in_passing`: the block cache stays as it is.
+pub(crate) fn multi_get_disk(
+    db: &DB,
+    table: Table,
+    keys: &[Key],
+    in_passing: bool,
+) -> Result<Vec<Option<Bytes>>, Missed> {
     let keys = keys.iter().map(|key| &key[..]);
-    let found = db.batched_multi_get_cf_opt(family(db, table), keys, false, &read_options(Reach::Disk));
+    let mut options = read_options(Reach::Disk);
+    options.fill_cache(!in_passing);
+    let found = db.batched_multi_get_cf_opt(family(db, table), keys, false, &options);
     found.into_iter().map(|value| Ok(value?.map(|value| Bytes::copy_from_slice(&value)))).collect()
 }
 
@@ -124,6 +131,7 @@ pub(crate) fn scan(db: &DB, table: Table, range: &KeyRange, page: Page, reach: R
         return Ok(Vec::new());
     }
     let mut options = read_options(reach);
+    options.fill_cache(!page.in_passing);
     options.set_iterate_lower_bound(&range.from[..]);
     if let Some(until) = &range.until {
         options.set_iterate_upper_bound(&until[..]);
@@ -238,7 +246,7 @@ mod tests {
             let one = get(db, Table::Ix, &keys[50], reach).ok();
             let many = match reach {
                 Reach::Memory => multi_get_memory(db, Table::Ix, &keys).ok().filter(|(_, missed)| missed.is_empty()),
-                Reach::Disk => multi_get_disk(db, Table::Ix, &keys).ok().map(|values| (values, Vec::new())),
+                Reach::Disk => multi_get_disk(db, Table::Ix, &keys, false).ok().map(|values| (values, Vec::new())),
             };
             let range = scan(db, Table::Ix, &all, Page::first(1_000), reach).ok();
             (one, many, range.map(|rows| rows.len()))
@@ -255,6 +263,14 @@ mod tests {
         assert!(matches!(get(&engine.shared.db, Table::Ix, &keys[50], Reach::Memory), Err(Missed::Memory)));
         let missed = multi_get_memory(&engine.shared.db, Table::Ix, &keys).ok().map(|(_, missed)| missed);
         assert_eq!(missed, Some((0..100).collect()));
+        let passage = Page { in_passing: true, ..Page::first(1_000) };
+        let passed = multi_get_disk(&engine.shared.db, Table::Ix, &keys, true).ok();
+        assert_eq!(passed, Some(values.clone()));
+        assert_eq!(
+            scan(&engine.shared.db, Table::Ix, &all, passage, Reach::Disk).ok().map(|rows| rows.len()),
+            Some(100)
+        );
+        assert_eq!(ask(&engine.shared.db, Reach::Memory), (None, None, None), "what is read in passing is not cached");
         assert_eq!(ask(&engine.shared.db, Reach::Disk), found);
         assert_eq!(ask(&engine.shared.db, Reach::Memory), found, "the cache has it");
     }

@@ -65,6 +65,16 @@ impl Weight for StoredEvent {
     }
 }
 
+/// What of events that come from the engine stays in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// The events, decoded.
+    Events,
+    /// Their rows, as far as the engine likes.
+    Rows,
+    Nothing,
+}
+
 impl Store {
     /// An event by its number.
     pub async fn event(&self, room: RoomNumber, number: EventNumber) -> Result<Option<Arc<StoredEvent>>, LoadError> {
@@ -81,7 +91,7 @@ impl Store {
         numbers: &[EventNumber],
     ) -> Result<Vec<Option<Arc<StoredEvent>>>, LoadError> {
         let forgotten = self.caches.forgotten();
-        let (events, read) = self.read_events(room, numbers, true).await?;
+        let (events, read) = self.read_events(room, numbers, Keep::Events).await?;
         if !read.is_empty() {
             let fresh: Vec<_> = read.into_iter().filter_map(|at| events[at].clone()).collect();
             self.caches.insert_events(room, &fresh, forgotten);
@@ -95,15 +105,24 @@ impl Store {
         room: RoomNumber,
         numbers: &[EventNumber],
     ) -> Result<Vec<Option<Arc<StoredEvent>>>, LoadError> {
-        Ok(self.read_events(room, numbers, false).await?.0)
+        Ok(self.read_events(room, numbers, Keep::Rows).await?.0)
     }
 
-    /// Events by their numbers, and the indexes of those that were not in memory. `keep`: those will be kept there.
+    /// The same for so much of a room that not even the engine should keep it in memory.
+    pub async fn events_of_bulk(
+        &self,
+        room: RoomNumber,
+        numbers: &[EventNumber],
+    ) -> Result<Vec<Option<Arc<StoredEvent>>>, LoadError> {
+        Ok(self.read_events(room, numbers, Keep::Nothing).await?.0)
+    }
+
+    /// Events by their numbers, and the indexes of those that were not in memory.
     async fn read_events(
         &self,
         room: RoomNumber,
         numbers: &[EventNumber],
-        keep: bool,
+        keep: Keep,
     ) -> Result<(Vec<Option<Arc<StoredEvent>>>, Vec<usize>), LoadError> {
         let mut events: Vec<_> = numbers.iter().map(|number| self.caches.events.get(&(room, *number))).collect();
         let missing: Vec<usize> = (0..numbers.len()).filter(|at| events[*at].is_none()).collect();
@@ -112,26 +131,39 @@ impl Store {
         }
         let Some(identity) = self.room_identity(room).await? else { return Ok((events, Vec::new())) };
         let wanted: Vec<EventNumber> = missing.iter().map(|at| numbers[*at]).collect();
-        for (at, row) in missing.iter().zip(self.event_rows(room, &wanted).await?) {
+        for (at, row) in missing.iter().zip(self.event_rows(room, &wanted, keep).await?) {
             let Some(row) = row else { continue };
-            events[*at] = Some(Arc::new(decode_event(&identity, numbers[*at], row, keep)?));
+            events[*at] = Some(Arc::new(decode_event(&identity, numbers[*at], row, keep == Keep::Events)?));
         }
         Ok((events, missing))
     }
 
     /// `Ev` rows in the order of `numbers`, read as one range where they lie together, as those of a page mostly do: the
     /// next row costs a fraction of finding it by its key.
-    async fn event_rows(&self, room: RoomNumber, numbers: &[EventNumber]) -> Result<Vec<Option<Bytes>>, LoadError> {
+    async fn event_rows(
+        &self,
+        room: RoomNumber,
+        numbers: &[EventNumber],
+        keep: Keep,
+    ) -> Result<Vec<Option<Bytes>>, LoadError> {
         let (first, last) =
             numbers.iter().fold((u32::MAX, 0), |(low, high), number| (low.min(number.0), high.max(number.0)));
         let span = (u64::from(last) + 1).saturating_sub(first.into()) as usize;
         if numbers.len() < RANGE_EVENTS_MIN || span > numbers.len() * RANGE_ROWS_PER_EVENT_MAX {
             let keys: Vec<Key> = numbers.iter().map(|number| event_key(room, *number)).collect();
-            return Ok(self.engine().multi_get(Table::Ev, &keys).await?);
+            return Ok(match keep {
+                Keep::Nothing => self.engine().multi_get_in_passing(Table::Ev, &keys).await?,
+                Keep::Events | Keep::Rows => self.engine().multi_get(Table::Ev, &keys).await?,
+            });
         }
         let (from, until) = (event_key(room, EventNumber(first)), after(&event_key(room, EventNumber(last))));
+        let range = KeyRange { from, until: Some(until) };
+        let entries = match keep {
+            Keep::Nothing => self.scan_in_passing(Table::Ev, range, span).await?,
+            Keep::Events | Keep::Rows => self.scan_all(Table::Ev, range, span, false).await?,
+        };
         let mut rows: Vec<Option<Bytes>> = vec![None; span];
-        for entry in self.scan_all(Table::Ev, KeyRange { from, until: Some(until) }, span, false).await? {
+        for entry in entries {
             let number = read_u32("event key", entry.key.get(EVENT_KEY_NUMBER..).unwrap_or_default())?;
             if let Some(row) = rows.get_mut(number.wrapping_sub(first) as usize) {
                 *row = Some(entry.value);

@@ -133,18 +133,38 @@ impl Store {
     pub async fn scan_all(
         &self,
         table: Table,
-        mut range: KeyRange,
+        range: KeyRange,
         rows_max: usize,
         reverse: bool,
     ) -> Result<Vec<Entry>, LoadError> {
+        self.scan_pages(table, range, rows_max, Page { reverse, ..Page::first(SCAN_ROWS) }).await
+    }
+
+    /// The first `rows_max` rows of a range, which nobody asks for again soon.
+    pub async fn scan_in_passing(
+        &self,
+        table: Table,
+        range: KeyRange,
+        rows_max: usize,
+    ) -> Result<Vec<Entry>, LoadError> {
+        self.scan_pages(table, range, rows_max, Page { in_passing: true, ..Page::first(SCAN_ROWS) }).await
+    }
+
+    async fn scan_pages(
+        &self,
+        table: Table,
+        mut range: KeyRange,
+        rows_max: usize,
+        like: Page,
+    ) -> Result<Vec<Entry>, LoadError> {
         let mut rows: Vec<Entry> = Vec::new();
         while rows.len() < rows_max {
-            let page = Page { rows_max: SCAN_ROWS.min(rows_max - rows.len()), bytes_max: Page::BYTES, reverse };
+            let page = Page { rows_max: like.rows_max.min(rows_max - rows.len()), ..like };
             let entries = self.engine.scan(table, range.clone(), page).await?;
             let bytes: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
             let whole = entries.len() < page.rows_max && bytes < page.bytes_max;
             let Some(last) = entries.last() else { break };
-            if reverse {
+            if page.reverse {
                 range.until = Some(last.key.clone());
             } else {
                 range.from = after(&last.key);

@@ -111,8 +111,8 @@ pub(super) fn pages_resume_in_both_directions(make: Make<'_>) {
     let whole = scan(&*engine, Table::Rm, KeyRange::prefix(b"p".as_slice()), Page::first(1_000));
     assert_eq!(whole.len(), 257);
     for (rows_max, bytes_max) in [(1, 1 << 20), (7, 1 << 20), (257, 1 << 20), (1_000, 1), (1_000, 100), (5, 150)] {
-        for reverse in [false, true] {
-            let page = Page { rows_max, bytes_max, reverse };
+        for (reverse, in_passing) in [(false, false), (true, false), (false, true)] {
+            let page = Page { rows_max, bytes_max, reverse, in_passing };
             let mut expected = whole.clone();
             if reverse {
                 expected.reverse();
@@ -153,6 +153,7 @@ pub(super) fn multi_get_keeps_the_order(make: Make<'_>) {
     let keys = ["d", "c", "a", "d", "empty", "b"].map(bytes);
     let found = wait(engine.multi_get(Table::Us, &keys)).expect("the engine can be read");
     let value = |key: &str| Some(bytes(format!("value of {key}")));
+    assert_eq!(wait(engine.multi_get_in_passing(Table::Us, &keys)).expect("the engine can be read"), found);
     assert_eq!(found, [value("d"), None, value("a"), value("d"), Some(Bytes::new()), value("b")]);
     assert_eq!(wait(engine.multi_get(Table::Us, &[])).expect("the engine can be read"), []);
     assert_eq!(get(&*engine, Table::Us, "empty"), Some(Bytes::new()), "an empty value is not an absent one");

@@ -64,7 +64,7 @@ impl Rooms {
         }
         for some in members.chunks(MEMBERS_AT_ONCE) {
             let events: Vec<Arc<StoredEvent>> =
-                writer.store.events_in_passing(job.room, some).await?.into_iter().flatten().collect();
+                writer.store.events_of_bulk(job.room, some).await?.into_iter().flatten().collect();
             let targets = targets(writer, &events).await?;
             // Let go of after each batch: our own users write meanwhile.
             let mut slot = active.cache.lock().await;
@@ -86,7 +86,7 @@ impl Rooms {
         let store = &self.writer.store;
         let mut users: Vec<OwnedUserId> = Vec::with_capacity(members.len());
         for some in members.chunks(MEMBERS_AT_ONCE) {
-            let events = store.events_in_passing(job.room, some).await?;
+            let events = store.events_of_bulk(job.room, some).await?;
             users.extend(events.iter().flatten().filter_map(|stored| member_of(&stored.event)));
         }
         store.ensure_user_numbers(&users).await.map(drop)

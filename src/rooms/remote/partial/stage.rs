@@ -175,8 +175,8 @@ impl Rooms {
         let mut done = 0;
         for places in order.chunks(EVENTS_AT_ONCE) {
             let keys: Vec<Bytes> = places.iter().map(|place| staged_key(job.room, *place)).collect();
-            let rows =
-                self.writer.store.engine().multi_get(Table::Ev, &keys).await.map_err(hearth_store::LoadError::from)?;
+            let rows = self.writer.store.engine().multi_get_in_passing(Table::Ev, &keys).await;
+            let rows = rows.map_err(hearth_store::LoadError::from)?;
             let rows: Vec<(u32, Bytes)> =
                 places.iter().copied().zip(rows).filter_map(|(at, row)| Some((at, row?))).collect();
             let bytes = rows.iter().map(|(_, bytes)| bytes.clone()).collect();
@@ -222,7 +222,7 @@ impl Rooms {
     pub(super) async fn delete_all(&self, room: RoomNumber, table: Table, prefix: Bytes) -> Result<(), SendError> {
         let store = &self.writer.store;
         loop {
-            let rows = store.scan_all(table, KeyRange::prefix(prefix.clone()), DELETED_AT_ONCE, false).await?;
+            let rows = store.scan_in_passing(table, KeyRange::prefix(prefix.clone()), DELETED_AT_ONCE).await?;
             if rows.is_empty() {
                 return Ok(());
             }
