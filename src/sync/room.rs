@@ -164,6 +164,10 @@ impl<'a> Visit<'a> {
             visit.passage.departed_from = from;
             visit.passage.departed_between = since.is_none_or(|since| event.header.order() > since);
             visit.departure = Some(event);
+            if !visit.was_whole_before().await? {
+                // The room was not told of at `since`, although they were in it.
+                visit.passage.before = Membership::Leave;
+            }
         }
         Ok(Begun::Visit(Box::new(visit)))
     }
@@ -188,6 +192,13 @@ impl<'a> Visit<'a> {
             (self.passage.before, self.passage.changed) = (Membership::Leave, true);
         }
         Ok(completed.is_some())
+    }
+
+    /// Whether a reader who was in the room at `since` had been told of it: it had its members by then, or they ask for
+    /// members one by one.
+    async fn was_whole_before(&self) -> Result<bool, LoadError> {
+        let since = self.since.map_or(0, |since| since.position);
+        Ok(self.view.look.wish.lazy_members || self.completed().await?.is_some_and(|completed| completed <= since))
     }
 
     /// The position at which the room had all its members, 0 if it had them from the start; `None`: it has not. While the
@@ -293,6 +304,7 @@ impl<'a> Visit<'a> {
         self.view.gate.joined_until = if was_joined { departure.header.order().position } else { self.joined_position };
         let Stretch { base, after, all_is_news } = self.stretch(newly);
         let mut timeline = self.gather(after).await?;
+        timeline.limited |= newly && was_joined && !self.view.look.wish.first;
         let mut state = if was_joined {
             let span = self.span(base, &timeline).await?;
             let differences = state::differences(&self.view, &span).await?;

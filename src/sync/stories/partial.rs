@@ -79,6 +79,27 @@ async fn who_wants_all_members_sees_the_room_when_they_are_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_leaves_before_the_members_are_there_is_told_of_all_the_stay() {
+    let world = World::new().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let room = world.room("room", &alice).await;
+    let lazy = json!({"room": {"state": {"lazy_load_members": true}}});
+    let (whole, lazily) = (world.first(&bob, json!({})).await, world.first(&bob, lazy.clone()).await);
+    room.member(&bob, &bob, Membership::Join).await;
+    lose_members(&room).await;
+    let (whole, lazily) = (world.next(&bob, &whole, json!({})).await, world.next(&bob, &lazily, lazy.clone()).await);
+    assert_eq!(in_section(&whole, "join", &room), &Value::Null);
+    room.message(&alice, "1").await;
+    room.member(&bob, &bob, Membership::Leave).await;
+    let (whole, lazily) = (world.next(&bob, &whole, json!({})).await, world.next(&bob, &lazily, lazy).await);
+    let (whole, lazily) = (in_section(&whole, "leave", &room), in_section(&lazily, "leave", &room));
+    let stay = ["m.room.member", "1", "m.room.member"].map(str::to_owned);
+    assert!(said(whole).ends_with(&stay), "{whole}");
+    assert_eq!(whole["timeline"]["limited"], true);
+    assert_eq!((said(lazily).len(), &lazily["timeline"]["limited"]), (2, &json!(false)), "continues what was told");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_asks_for_the_members_waits_for_them() {
     let world = World::new().await;
     let alice = world.person("alice").await;
