@@ -207,11 +207,7 @@ async fn act(world: Arc<World>, person: usize, room_index: usize, deed: Deed, ta
         Deed::PageBack => page_back(person, &path).await,
         Deed::Upgrade(version) => upgrade(&world, person, &path, version).await,
         Deed::Restrict(knocks) => restrict(&world, person, &room, &path, knocks, luck).await,
-        Deed::Rename => {
-            let number = world.model.lock().next();
-            let body = json!({ "membership": "join", "displayname": format!("n{number}") });
-            person.ask(Method::PUT, &format!("{path}/state/m.room.member/{}", quote(&person.id)), &body).await
-        }
+        Deed::Rename => rename(&world, person, &room.id).await,
     };
     let told = done.map_or("no answer".to_owned(), |(status, answer)| {
         answer["error"].as_str().map_or(status.to_string(), |error| format!("{status} {error}"))
@@ -253,6 +249,14 @@ pub(crate) async fn say(world: &World, person: &Person, room_index: usize) -> Op
         }
     }
     answer
+}
+
+/// Takes another name in a room; who is not in it comes in.
+pub(crate) async fn rename(world: &World, person: &Person, room: &str) -> Option<(u16, Value)> {
+    let number = world.model.lock().next();
+    let body = json!({ "membership": "join", "displayname": format!("n{number}") });
+    let path = format!("rooms/{}/state/m.room.member/{}", quote(room), quote(&person.id));
+    person.ask(Method::PUT, &path, &body).await
 }
 
 async fn set_state(world: &World, person: &Person, path: &str, kind: &str, field: &str) -> Option<(u16, Value)> {

@@ -115,7 +115,8 @@ async fn has_refused(world: &World, room: &str, one: &View, other: &View) -> boo
     true
 }
 
-async fn joined_rooms(person: &Person) -> BTreeSet<String> {
+/// The rooms that somebody is in, as their server says.
+pub(crate) async fn joined_rooms(person: &Person) -> BTreeSet<String> {
     let answer = person.read("joined_rooms").await.unwrap();
     let rooms = answer["joined_rooms"].as_array().into_iter().flatten();
     rooms.filter_map(Value::as_str).map(str::to_owned).collect()

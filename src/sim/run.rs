@@ -95,10 +95,20 @@ async fn settle(world: &Arc<World>) {
     }
 }
 
-/// The first of a server's people who is in a room says something there.
+/// The first of a server's people who may says something in a room. Where none may, the first who is in it takes another
+/// name, which nobody is forbidden: that, too, joins the branches that their server knows.
 async fn nudge(world: &World, room: usize, node: usize) {
     for person in world.people_of(node) {
         if let Some((200, _)) = actions::say(world, person, room).await {
+            return;
+        }
+    }
+    let id = world.model.lock().rooms[room].id.clone();
+    for person in world.people_of(node) {
+        // Who is not in the room would come in.
+        if check::joined_rooms(person).await.contains(&id)
+            && let Some((200, _)) = actions::rename(world, person, &id).await
+        {
             return;
         }
     }
