@@ -118,12 +118,17 @@ impl Targets {
 
     /// The servers that an event of ours goes to: those in the room before it, and that of a user who is told by it that
     /// an invite or knock has come to nothing. Never those who are invited by it: they were asked already. Where it joins
-    /// branches, also those that were in the room behind one of them: see [`undone_joins`].
+    /// branches, also those that were in the room behind one of them: see [`undone_joins`]. What was accepted through us
+    /// may stand behind events of long ago: it also goes to the servers that had come in when it was accepted.
     pub(super) async fn of(&self, room: RoomNumber, stored: &StoredEvent) -> Result<Vec<Target>, LoadError> {
         let before = self.at(room, stored.header.state_before).await?;
         let knows = |server: &OwnedServerName| stored.header.origin.as_deref() == Some(server.as_str());
         let others = before.others(&self.own).filter(|server| !knows(server));
         let mut targets: Vec<Target> = others.map(|server| Target { server: server.clone(), parting: false }).collect();
+        if let Some(then) = self.when_accepted(room, stored).await? {
+            let came = then.others(&self.own).filter(|server| !knows(server) && !before.joined.contains_key(*server));
+            targets.extend(came.map(|server| Target { server: server.clone(), parting: false }));
+        }
         if let Some(user) = removed(stored)
             && user.server_name() != self.own
             && self.was_there(room, stored, user).await?
@@ -154,8 +159,32 @@ impl Targets {
         stored: &StoredEvent,
         server: &ServerName,
     ) -> Result<bool, LoadError> {
+        if stored.header.origin.as_deref() == Some(server.as_str()) {
+            return Ok(false);
+        }
         let before = self.at(room, stored.header.state_before).await?;
-        Ok(before.joined.contains_key(server) && stored.header.origin.as_deref() != Some(server.as_str()))
+        if before.joined.contains_key(server) {
+            return Ok(true);
+        }
+        let then = self.when_accepted(room, stored).await?;
+        Ok(then.is_some_and(|then| then.joined.contains_key(server)))
+    }
+
+    /// The servers in the room when an event of others was accepted through us; `None`: it was not.
+    async fn when_accepted(
+        &self,
+        room: RoomNumber,
+        stored: &StoredEvent,
+    ) -> Result<Option<Arc<RoomServers>>, LoadError> {
+        if !stored.header.relay {
+            return Ok(None);
+        }
+        let order = stored.header.order();
+        let rows = self.store.timeline(room, order..=order, 1, false).await?;
+        match rows.first() {
+            Some((_, row)) => Ok(Some(self.at(room, row.state).await?)),
+            None => Ok(None),
+        }
     }
 
     /// Whether a user of a server is in the room after an event.

@@ -103,6 +103,27 @@ async fn what_was_accepted_through_us_is_passed_on_but_not_back() {
     assert!(w.script.take("far.test").is_empty());
 }
 
+/// A server takes its time between asking for a join's place and sending the join; another comes in meanwhile.
+#[tokio::test(start_paused = true)]
+async fn what_was_accepted_through_us_goes_to_those_who_came_in_before_it() {
+    let w = World::new().await;
+    let room = w.room(&[]).await;
+    let early = w.say(&room, "@alice:hearth.test", "early").await;
+    let early = w.store.event_by_id(w.number(&room).await, &early).await.unwrap().unwrap();
+    w.act(&room, "@carol:other.test", MemberAction::Join, "@carol:other.test").await;
+    w.settle().await;
+    w.script.forget(&["other.test"]);
+    let relayed = w.act(&room, "@bob:far.test", MemberAction::Join, "@bob:far.test").await;
+    w.set_header(&room, &relayed, |header| {
+        header.origin = Some("far.test".to_owned());
+        header.relay = true;
+        (header.prevs, header.state_before) = (vec![early.number], early.header.state_after);
+    })
+    .await;
+    w.settle().await;
+    assert_eq!(w.script.texts("other.test"), ["m.room.member"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_event_costs_the_same_in_a_large_room() {
     let w = World::new().await;
