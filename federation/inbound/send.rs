@@ -78,8 +78,11 @@ async fn send(state: Arc<Inbound>, call: Call) -> Result<Reply, Error> {
     let rooms = by_room(origin, call.body(), &given.pdus.0);
     // Receipts take a moment, for which events need not wait.
     let (results, ()) = tokio::join!(receive(&state, origin, rooms), news.read_up_to(&state, origin));
-    let answer = Bytes::from(json!({ "pdus": results? }).to_string());
-    turn.answered(&answer);
+    let Results { pdus, is_final } = results?;
+    let answer = Bytes::from(json!({ "pdus": pdus }).to_string());
+    if is_final {
+        turn.answered(&answer);
+    }
     Ok(Reply::bytes(answer))
 }
 
@@ -123,17 +126,27 @@ struct ForRoom {
     about_guests: bool,
 }
 
+/// What became of a transaction's events.
+struct Results {
+    /// By id.
+    pdus: Map<String, Value>,
+    /// The same would become of them another time. What an event rests on, or a key, may only not have been had: if the
+    /// transaction comes again, because our answer was lost, that is asked for again.
+    is_final: bool,
+}
+
 /// Takes the events; the answer has what became of each.
-async fn receive(state: &Inbound, origin: &ServerName, rooms: Vec<ForRoom>) -> Result<Map<String, Value>, Error> {
+async fn receive(state: &Inbound, origin: &ServerName, rooms: Vec<ForRoom>) -> Result<Results, Error> {
     let received = stream::iter(rooms)
         .map(|room| async move { receive_in(state, origin, room).await })
         .buffer_unordered(ROOMS_AT_ONCE);
     let received: Vec<Vec<Received>> = received.collect().await;
-    let mut results = Map::new();
+    let mut results = Results { pdus: Map::new(), is_final: true };
     for Received { event_id, result } in received.into_iter().flatten() {
+        results.is_final &= !matches!(&result, Err(ReceiveError::Incomplete(_) | ReceiveError::Signature(_)));
         let result = outcome(origin, result)?;
         if let Some(event_id) = event_id {
-            results.insert(event_id.into(), result);
+            results.pdus.insert(event_id.into(), result);
         }
     }
     Ok(results)

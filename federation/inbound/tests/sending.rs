@@ -125,6 +125,28 @@ async fn a_repeated_transaction_has_the_same_answer() {
     assert_eq!(world.put(FAR, "v1/send/1", &stop).await, (200, json!({ "pdus": {} })));
 }
 
+/// Our answer was lost, and what was missing has come since.
+#[tokio::test]
+async fn a_repeated_transaction_is_taken_if_it_could_not_be() {
+    let world = World::new().await;
+    let room_id = world.create(Preset::Public).await;
+    let (_, join) = world.join(&room_id, &far("bob")).await;
+    let first = world.message(&room_id, "bob", &join, "first").await;
+    let model = json!({
+        "type": "m.room.message", "sender": far("bob"), "depth": first.depth() + 1,
+        "prev_events": [first.event_id()], "auth_events": first.auth_events(), "content": { "body": "second" },
+    });
+    let second = world.sign(RoomVersion::DEFAULT, &room_id, &model);
+    let body = transaction(&[&second], &[]);
+    let (status, answer) = world.put(FAR, "v1/send/1", &body).await;
+    assert!(status == 200 && answer["pdus"][second.event_id().as_str()]["error"].is_string(), "{answer}");
+    let other = <&ServerName>::try_from("other.test").unwrap();
+    let received = world.rooms.receive(other, &room_id, vec![first.json().clone()]).await;
+    assert!(received[0].result.is_ok(), "{received:?}");
+    let (status, answer) = world.put(FAR, "v1/send/1", &body).await;
+    assert_eq!((status, &answer["pdus"][second.event_id().as_str()]), (200, &json!({})), "{answer}");
+}
+
 #[tokio::test]
 async fn transactions_have_bounds() {
     let world = World::new().await;
