@@ -55,29 +55,45 @@ struct View {
     person: String,
     node: usize,
     state: State,
-    /// The member events of the server's people who are joined.
-    joins: Vec<String>,
+    /// Who is joined, and by which event.
+    joins: BTreeMap<String, String>,
+}
+
+/// Rooms as honest people in them are told them, and in words what nobody could be told.
+async fn read_views(world: &World) -> (HashMap<String, Vec<View>>, Vec<String>) {
+    let mut views: HashMap<String, Vec<View>> = HashMap::new();
+    let mut unread = Vec::new();
+    for person in world.people.iter().filter(|person| world.is_honest(person.node.index)) {
+        for room in joined_rooms(person).await {
+            let path = format!("rooms/{}/state", quote(&room));
+            match person.read(&path).await {
+                Some(state) => views.entry(room).or_default().push(read_view(person, &state)),
+                // Its members may yet be on their way.
+                None => unread.push(format!("{} may not read {room}", person.id)),
+            }
+        }
+    }
+    (views, unread)
+}
+
+/// The people of each room of whom nobody in it doubts that they are, too.
+pub(crate) async fn undoubted(world: &World) -> HashMap<String, BTreeSet<String>> {
+    let (views, _) = read_views(world).await;
+    let of_all = |views: Vec<View>| {
+        let joined = views.into_iter().map(|view| view.joins.into_keys().collect::<BTreeSet<_>>());
+        joined.reduce(|one, other| &one & &other).unwrap_or_default()
+    };
+    views.into_iter().map(|(room, views)| (room, of_all(views))).collect()
 }
 
 /// Rooms of which servers that have somebody in them do not agree, in words.
 pub(crate) async fn differing(world: &World) -> Vec<String> {
     let rooms = world.model.lock().rooms.clone();
-    let mut views: HashMap<String, Vec<View>> = HashMap::new();
-    let mut found = Vec::new();
-    for person in world.people.iter().filter(|person| world.is_honest(person.node.index)) {
-        for room in joined_rooms(person).await {
-            let path = format!("rooms/{}/state", quote(&room));
-            let Some(state) = person.read(&path).await else {
-                // Its members may yet be on their way.
-                found.push(format!("{} may not read {room}", person.id));
-                continue;
-            };
-            let view = read_view(person, &state);
-            let is_forbidden = |event: &str| world.network.liar().is_some_and(|liar| liar.is_forbidden(event));
-            for (pair, event) in view.state.iter().filter(|(_, event)| is_forbidden(event)) {
-                world.trace.fault(format!("{} has a lie in the state of {room}: {pair:?} {event}", person.id));
-            }
-            views.entry(room).or_default().push(view);
+    let (views, mut found) = read_views(world).await;
+    for (room, view) in views.iter().flat_map(|(room, views)| views.iter().map(move |view| (room, view))) {
+        let is_forbidden = |event: &str| world.network.liar().is_some_and(|liar| liar.is_forbidden(event));
+        for (pair, event) in view.state.iter().filter(|(_, event)| is_forbidden(event)) {
+            world.trace.fault(format!("{} has a lie in the state of {room}: {pair:?} {event}", view.person));
         }
     }
     for room in rooms {
@@ -95,7 +111,8 @@ pub(crate) async fn differing(world: &World) -> Vec<String> {
     found
 }
 
-/// Whether one server has refused, when it heard of them, all the joins by which another takes itself to be in the room.
+/// Whether another server is out of the room in the eyes of this one, which has refused, when it heard of them, all the
+/// joins by which the other takes itself to be in.
 ///
 /// Then the two need not agree, and nothing in the protocol would make them: what soft-fails is cited by nobody, so that
 /// the branches do not meet, and who is in nobody's state is told nothing.
@@ -104,7 +121,17 @@ async fn has_refused(world: &World, room: &str, one: &View, other: &View) -> boo
     let engine: Arc<dyn Engine> = world.nodes[one.node].kept.clone();
     let store = Store::open(engine, StoreSettings::default()).await.unwrap();
     let number = store.room_number(&RoomId::parse(room).unwrap()).await.unwrap().unwrap();
-    for join in &other.joins {
+    let name = format!(":{}", world.nodes[other.node].name);
+    let joins_in = |view: &View| -> Vec<String> {
+        let of_other = view.joins.iter().filter(|(user, _)| user.ends_with(&name));
+        of_other.map(|(_, event)| event.clone()).collect()
+    };
+    // Whom this one's state has in the room, be it by another event, it tells what happens.
+    let joins = joins_in(other);
+    if joins.is_empty() || !joins_in(one).is_empty() {
+        return false;
+    }
+    for join in &joins {
         let stored = store.event_by_id(number, &ruma::EventId::parse(join).unwrap()).await.unwrap();
         let refused = EventFlags::SOFT_FAILED.with(EventFlags::REJECTED).0;
         if stored.is_none_or(|stored| stored.header.flags.0 & refused == 0) {
@@ -115,8 +142,7 @@ async fn has_refused(world: &World, room: &str, one: &View, other: &View) -> boo
     true
 }
 
-/// The rooms that somebody is in, as their server says.
-pub(crate) async fn joined_rooms(person: &Person) -> BTreeSet<String> {
+async fn joined_rooms(person: &Person) -> BTreeSet<String> {
     let answer = person.read("joined_rooms").await.unwrap();
     let rooms = answer["joined_rooms"].as_array().into_iter().flatten();
     rooms.filter_map(Value::as_str).map(str::to_owned).collect()
@@ -138,12 +164,7 @@ fn check_forbidden(world: &World) {
 fn read_view(person: &Person, state: &Value) -> View {
     let text = |event: &Value, field: &str| event[field].as_str().unwrap().to_owned();
     let events = state.as_array().map(Vec::as_slice).unwrap_or_default();
-    let server = format!(":{}", person.node.name);
-    let is_join = |event: &&Value| {
-        event["type"] == "m.room.member"
-            && event["content"]["membership"] == "join"
-            && event["state_key"].as_str().unwrap().ends_with(&server)
-    };
+    let is_join = |event: &&Value| event["type"] == "m.room.member" && event["content"]["membership"] == "join";
     View {
         person: person.id.clone(),
         node: person.node.index,
@@ -151,7 +172,7 @@ fn read_view(person: &Person, state: &Value) -> View {
             .iter()
             .map(|event| ((text(event, "type"), text(event, "state_key")), text(event, "event_id")))
             .collect(),
-        joins: events.iter().filter(is_join).map(|event| text(event, "event_id")).collect(),
+        joins: events.iter().filter(is_join).map(|event| (text(event, "state_key"), text(event, "event_id"))).collect(),
     }
 }
 

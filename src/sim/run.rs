@@ -1,6 +1,10 @@
 //! A run from its first step to its last question.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::{Instant, sleep};
@@ -80,9 +84,10 @@ async fn settle(world: &Arc<World>) {
     }
     for round in 1..=NUDGES_MAX {
         let rooms = world.model.lock().rooms.len();
+        let undoubted = check::undoubted(world).await;
         for room in 0..rooms {
             for node in &world.nodes {
-                nudge(world, room, node.index).await;
+                nudge(world, room, node.index, &undoubted).await;
             }
         }
         quiet(world).await;
@@ -95,20 +100,19 @@ async fn settle(world: &Arc<World>) {
     }
 }
 
-/// The first of a server's people who may says something in a room. Where none may, the first who is in it takes another
-/// name, which nobody is forbidden: that, too, joins the branches that their server knows.
-async fn nudge(world: &World, room: usize, node: usize) {
+/// The first of a server's people who may says something in a room. Where none may, the first of whom nobody there doubts
+/// that they are in it takes another name, which nobody is forbidden: that, too, joins the branches that their server
+/// knows. Who is out without knowing it would only part further from the others.
+async fn nudge(world: &World, room: usize, node: usize, undoubted: &HashMap<String, BTreeSet<String>>) {
     for person in world.people_of(node) {
         if let Some((200, _)) = actions::say(world, person, room).await {
             return;
         }
     }
     let id = world.model.lock().rooms[room].id.clone();
-    for person in world.people_of(node) {
-        // Who is not in the room would come in.
-        if check::joined_rooms(person).await.contains(&id)
-            && let Some((200, _)) = actions::rename(world, person, &id).await
-        {
+    let Some(undoubted) = undoubted.get(&id) else { return };
+    for person in world.people_of(node).filter(|person| undoubted.contains(&person.id)) {
+        if let Some((200, _)) = actions::rename(world, person, &id).await {
             return;
         }
     }

@@ -39,7 +39,11 @@ const MENDED: [Mended; 19] = [
     (Plan::of, 1719, "clients that come in after they declined are shown what is older: no fault"),
     (Plan::of, 2866, "a server that had its room to itself again did not look whose joins its next event undid"),
     (Plan::of, 3135, "a declined invite is told again when its event comes: no fault"),
-    (Plan::of, 4452, "a join was not told to who had come in meanwhile, and a repeated transaction was refused from memory"),
+    (
+        Plan::of,
+        4452,
+        "a join was not told to who had come in meanwhile, and a repeated transaction was refused from memory",
+    ),
     (Plan::wide, 22, "a server that was put out asked only about events in its absence, and was refused"),
     (Plan::wide, 36, "a room that was joined without its members is shown long after: clients must read back"),
     (Plan::wide, 518, "who may say nothing can still join branches: clients must change a name, no fault of hearth"),
@@ -124,7 +128,12 @@ fn attempt_all(seeds: Range<u64>, shows_progress: bool, plan: impl Fn(u64) -> Pl
                     if shows_progress {
                         let line = result.as_ref().map_or_else(
                             |error| error.lines().next().unwrap().to_owned(),
-                            |outcome| format!("seed {seed}: fine, {} lines, {}", outcome.trace.len(), outcome.hash),
+                            |outcome| {
+                                let Outcome { trace, hash, .. } = outcome;
+                                // Pairs of servers that need not agree, each time that they were asked.
+                                let apart = trace.iter().filter(|line| line.ends_with("and cannot know")).count();
+                                format!("seed {seed}: fine, {} lines, {hash}, {apart} apart", trace.len())
+                            },
                         );
                         eprintln!("{line}");
                     }
