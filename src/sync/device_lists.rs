@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use hearth_store::{
     EventNumber, KeyRange, LoadError, Positions, RoomNumber, StateVersion, Table, UserNumber,
     tables::{
-        Membership, StateDifference,
+        Membership,
         users::{DeviceListRow, own_keys_key, seen_of_own_view_key},
     },
 };
@@ -20,6 +20,7 @@ use crate::{
     SyncError, json,
     look::Look,
     presence::{joined_rooms, shares_room},
+    state::Differences,
     view::RoomView,
 };
 
@@ -28,9 +29,6 @@ const LARGE_ROOM_MEMBERS: usize = 1_000;
 
 /// Members that are read at once.
 const MEMBERS_AT_ONCE: usize = 1_000;
-
-/// Changes of a room's state that are looked at together.
-const DIFFERENCES_AT_ONCE: usize = 500;
 
 /// People whom one user has verified. More than anybody has.
 const OWN_VIEWS_MAX: usize = 50_000;
@@ -50,23 +48,20 @@ pub(crate) struct Sharing {
 
 impl Sharing {
     /// Adds those whom the reader met or who left in a room that the reader is in. `everybody`: all are new to the reader;
-    /// else the state went from `before` to `now`.
+    /// else the state came to `now` by these changes.
     pub(crate) async fn add_joined(
         &mut self,
         view: &RoomView<'_>,
         everybody: bool,
-        (before, now): (StateVersion, StateVersion),
+        now: StateVersion,
+        changes: &Differences,
     ) -> Result<(), SyncError> {
         let Some(since) = view.look.since else { return Ok(()) };
         if everybody {
             return add_members(view, now, &mut self.met).await;
         }
-        let store = &view.look.syncs.store;
-        let differences = store.state_difference(view.room, before, now).await?;
-        for differences in differences.chunks(DIFFERENCES_AT_ONCE) {
-            if self.add_differences(view, differences, since.positions.at(view.room.partition()).0).await? {
-                add_members(view, now, &mut self.met).await?;
-            }
+        if self.add_differences(view, changes, since.positions.at(view.room.partition()).0).await? {
+            add_members(view, now, &mut self.met).await?;
         }
         Ok(())
     }
@@ -83,15 +78,12 @@ impl Sharing {
     async fn add_differences(
         &mut self,
         view: &RoomView<'_>,
-        differences: &[StateDifference],
+        differences: &Differences,
         since: u64,
     ) -> Result<bool, LoadError> {
         let store = &view.look.syncs.store;
-        let keys: Vec<_> = differences.iter().map(|difference| difference.state_key).collect();
-        let pairs = store.state_keys(view.room, &keys).await?;
         let mut becomes_encrypted = false;
-        for (difference, pair) in differences.iter().zip(pairs) {
-            let Some(pair) = pair else { continue };
+        for (difference, pair) in differences {
             if pair.kind == ENCRYPTION && pair.state_key.is_empty() {
                 becomes_encrypted |= difference.before.is_none();
             }
@@ -171,9 +163,16 @@ pub(crate) async fn gather(look: &Look<'_>, sharing: Sharing) -> Result<DeviceLi
     let Sharing { mut met, parted } = sharing;
     met.remove(&look.reader.user_id);
     let store = &look.syncs.store;
-    let joined = joined_rooms(look);
+    let known = store.device_lists_since(&since.positions).await?;
+    // Mostly nobody's did.
+    let is_asked = !parted.is_empty() || known.as_ref().is_none_or(|changed| !changed.is_empty());
+    let joined = if is_asked { joined_rooms(look) } else { Vec::new() };
+    let changed = match known {
+        Some(changed) => changed,
+        None => changed_around(look, &since.positions, &joined).await?,
+    };
     let mut lists = DeviceLists { changed: met, left: BTreeSet::new() };
-    for (nth, user) in changed_users(look, &since.positions, &joined).await?.into_iter().enumerate() {
+    for (nth, user) in changed.into_iter().enumerate() {
         if nth % USERS_IN_ONE_GO == USERS_IN_ONE_GO - 1 {
             tokio::task::yield_now().await;
         }
@@ -241,16 +240,13 @@ pub(crate) async fn write(out: &mut Vec<u8>, look: &Look<'_>, sharing: Sharing) 
     Ok(true)
 }
 
-/// Those whose lists changed, whoever they are; where that is too long ago to be known, of those in the reader's rooms.
-async fn changed_users(
+/// Those in the reader's rooms whose lists changed, where it is too long ago to be known of everybody.
+async fn changed_around(
     look: &Look<'_>,
     since: &Positions,
     joined: &[RoomNumber],
 ) -> Result<Vec<UserNumber>, SyncError> {
     let store = &look.syncs.store;
-    if let Some(changed) = store.device_lists_since(since).await? {
-        return Ok(changed);
-    }
     let mut users: BTreeSet<UserNumber> = BTreeSet::from([look.user]);
     for room in joined {
         let mut behind: Option<String> = None;

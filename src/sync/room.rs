@@ -267,7 +267,13 @@ impl<'a> Visit<'a> {
         let state = state::choose(&self.view, &ask).await?;
         met.newcomers.add(&self.view, newly, all_is_news, &differences).await?;
         let everybody = newly || self.members_came;
-        met.sharing.add_joined(&self.view, everybody, (self.state_before, span.end)).await?;
+        // Who asks for all of the state is still told what changed.
+        let changes = match all_is_news && !everybody && self.since.is_some() {
+            true => Some(state::differences(&self.view, &Span { base: self.state_before, ..span }).await?),
+            false => None,
+        };
+        let changes = changes.as_ref().unwrap_or(&differences);
+        met.sharing.add_joined(&self.view, everybody, span.end, changes).await?;
 
         let begin = out.len();
         json::name(out, self.view.room_id.as_str());

@@ -180,14 +180,7 @@ impl Users {
             if list.bytes.is_none() || self.is_shared_but(user, Some((room, since))).await? {
                 return Ok(());
             }
-            let mut write = Write::new(user.partition());
-            write.require(Table::Fd, remote_list_key(user), list.bytes);
-            write.delete(Table::Fd, remote_list_key(user));
-            write.delete(Table::Mi, refresh_key(user));
-            for (key, _) in self.load_remote_devices(user).await? {
-                write.delete(Table::Fd, key);
-            }
-            if committed(self.store.commit(write).await)? {
+            if self.delete_remote_list(user, list.bytes).await? {
                 self.lists.due.lock().remove(&user);
                 return Ok(());
             }
@@ -242,6 +235,18 @@ impl Users {
         write.put(Table::Fd, remote_list_key(user), &row);
         tell(&mut write, user);
         Ok(Some(write))
+    }
+
+    /// Deletes a list with its devices, if its row is still this one, and says so.
+    async fn delete_remote_list(&self, user: UserNumber, row: Option<Bytes>) -> Result<bool, Fault> {
+        let mut write = Write::new(user.partition());
+        write.require(Table::Fd, remote_list_key(user), row);
+        write.delete(Table::Fd, remote_list_key(user));
+        write.delete(Table::Mi, refresh_key(user));
+        for (key, _) in self.load_remote_devices(user).await? {
+            write.delete(Table::Fd, key);
+        }
+        committed(self.store.commit(write).await)
     }
 
     async fn load_remote_list(&self, user: UserNumber) -> Result<List, Fault> {

@@ -200,7 +200,8 @@ impl Users {
                 return Ok(());
             }
             if !self.is_shared(user).await? {
-                self.drop_refresh(user, before.bytes).await?;
+                // Nobody wants it any more; who changed it meanwhile knows better.
+                self.delete_remote_list(user, before.bytes).await?;
                 return Err(RefreshError::NotShared);
             }
             let body = peers.user_devices(user_id, timeout_ms).await;
@@ -224,20 +225,6 @@ impl Users {
             }
         }
         Err(RefreshError::Fault(Fault::contended()))
-    }
-
-    /// Nobody wants the list any more.
-    async fn drop_refresh(&self, user: UserNumber, list: Option<bytes::Bytes>) -> Result<(), Fault> {
-        let mut write = Write::new(user.partition());
-        write.require(Table::Fd, remote_list_key(user), list);
-        write.delete(Table::Fd, remote_list_key(user));
-        write.delete(Table::Mi, refresh_key(user));
-        for (key, _) in self.load_remote_devices(user).await? {
-            write.delete(Table::Fd, key);
-        }
-        // Who came first knows better.
-        committed(self.store.commit(write).await)?;
-        Ok(())
     }
 }
 
