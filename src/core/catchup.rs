@@ -160,6 +160,8 @@ pub struct Catchup {
     sent_states: usize,
     prevs: usize,
     chains: HashSet<OwnedEventId>,
+    /// Time has passed since it was looked up what is missing: another server may have brought it.
+    may_have_come: bool,
     arrived: usize,
 }
 
@@ -319,7 +321,11 @@ impl Catchup {
             if let Some(plan) = self.plan() {
                 return Step::Place(plan);
             }
+            if self.look_again() {
+                continue;
+            }
             if let Some(step) = self.fetch() {
+                self.may_have_come = true;
                 return step;
             }
             if !self.give_up() {
@@ -355,6 +361,23 @@ impl Catchup {
             }
         }
         None
+    }
+
+    /// Forgets that what is still missing was not stored, if another question was answered since. `false`: nothing is to be
+    /// looked up.
+    fn look_again(&mut self) -> bool {
+        if !std::mem::take(&mut self.may_have_come) {
+            return false;
+        }
+        let wanted = self.wanted.values().map(|wanted| &wanted.event);
+        let events = wanted.chain(self.rest.values().map(|rest| &rest.event));
+        let auths = events.flat_map(|event| event.event().auth_events()).filter(|id| self.is_missing(id));
+        let prevs = self.wanted.values().flat_map(|wanted| self.missing_prevs(wanted));
+        let missing: BTreeSet<OwnedEventId> = auths.chain(prevs).cloned().collect();
+        for id in &missing {
+            self.stored.remove(id);
+        }
+        !missing.is_empty()
     }
 
     /// What turns out to be stored need not be dealt with again.

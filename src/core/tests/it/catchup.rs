@@ -26,6 +26,8 @@ struct World {
     unasked: HashSet<OwnedEventId>,
     /// Events of which the other server does not tell the state before.
     untold: HashSet<OwnedEventId>,
+    /// Events that a third server brings while the first question is asked.
+    meanwhile: Vec<OwnedEventId>,
     asked: Vec<&'static str>,
     plan: Vec<(OwnedEventId, Place)>,
 }
@@ -45,6 +47,7 @@ impl World {
             hidden,
             unasked: HashSet::new(),
             untold: HashSet::new(),
+            meanwhile: Vec::new(),
             asked: Vec::new(),
             plan: Vec::new(),
         }
@@ -133,6 +136,7 @@ impl World {
                 Step::FetchMissing { latest, limit } => {
                     self.asked.push("missing");
                     assert!(limit <= 20);
+                    self.placed.extend(std::mem::take(&mut self.meanwhile));
                     catchup.missing(self.give(&self.missing(&latest, limit)));
                 }
                 Step::FetchAuth { of, missing } => {
@@ -240,6 +244,18 @@ fn an_event_that_cannot_be_had_does_not_stop_those_behind_it() {
     world.hidden.clear();
     let catchup = world.drive(&[behind]);
     assert!(World::failed(&catchup).is_empty());
+}
+
+#[test]
+fn what_another_server_brings_meanwhile_is_not_missing() {
+    let mut world = World::new(V);
+    let levels = world.go_on(true);
+    let said = world.go_on(false);
+    world.meanwhile.push(levels);
+    let catchup = world.drive(std::slice::from_ref(&said));
+    assert_eq!(World::failed(&catchup), HashMap::new());
+    assert_eq!(world.plan, [(said, Place::AfterPrevs)]);
+    assert_eq!(world.asked, ["missing"], "nothing else is asked for");
 }
 
 #[test]
