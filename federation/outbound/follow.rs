@@ -119,7 +119,7 @@ impl Outbound {
                 if let (Some(note), Some(stored)) = (member, &stored) {
                     self.note_newcomer(note, stored).await?;
                 }
-                if let Some(stored) = stored.as_deref().filter(|stored| self.targets.is_ours(stored)) {
+                if let Some(stored) = stored.as_ref().filter(|stored| self.targets.is_ours(stored)) {
                     self.pass_on_event(page, *room, stored).await?;
                 }
                 // What was looked at is the room before the event: alone then is not alone now.
@@ -158,7 +158,7 @@ impl Outbound {
         self: &Arc<Self>,
         page: &Arc<Page>,
         room: RoomNumber,
-        stored: &StoredEvent,
+        stored: &Arc<StoredEvent>,
     ) -> Result<(), LoadError> {
         for target in self.targets.of(room, stored).await? {
             let Some(destination) = self.destination(&target.server) else { continue };

@@ -120,7 +120,35 @@ impl Targets {
     /// an invite or knock has come to nothing. Never those who are invited by it: they were asked already. Where it joins
     /// branches, also those that were in the room behind one of them: see [`undone_joins`]. What was accepted through us
     /// may stand behind events of long ago: it also goes to the servers that had come in when it was accepted.
-    pub(super) async fn of(&self, room: RoomNumber, stored: &StoredEvent) -> Result<Vec<Target>, LoadError> {
+    pub(super) async fn of(&self, room: RoomNumber, stored: &Arc<StoredEvent>) -> Result<Vec<Target>, LoadError> {
+        self.as_it_stands(room, stored, |stored| async move { self.of_read(room, &stored).await }).await
+    }
+
+    /// What is found of an event and the state before it. If that is another one by then, its room has got the members that
+    /// our join had left out, and what was found may be of the servers on a state without them: it is found again.
+    async fn as_it_stands<T, F>(
+        &self,
+        room: RoomNumber,
+        stored: &Arc<StoredEvent>,
+        find: impl Fn(Arc<StoredEvent>) -> F,
+    ) -> Result<T, LoadError>
+    where
+        F: Future<Output = Result<T, LoadError>>,
+    {
+        let mut stored = stored.clone();
+        loop {
+            let found = find(stored.clone()).await?;
+            let now = self.store.event(room, stored.number).await?;
+            match now.filter(|now| now.header.state_before != stored.header.state_before) {
+                Some(now) => stored = now,
+                None => return Ok(found),
+            }
+            self.forget(room);
+        }
+    }
+
+    /// [`Targets::of`] an event by the state before it that was read.
+    async fn of_read(&self, room: RoomNumber, stored: &StoredEvent) -> Result<Vec<Target>, LoadError> {
         let before = self.at(room, stored.header.state_before).await?;
         let knows = |server: &OwnedServerName| stored.header.origin.as_deref() == Some(server.as_str());
         let others = before.others(&self.own).filter(|server| !knows(server));
@@ -154,6 +182,16 @@ impl Targets {
 
     /// Whether an event of ours goes to this server.
     pub(super) async fn goes_to(
+        &self,
+        room: RoomNumber,
+        stored: &Arc<StoredEvent>,
+        server: &ServerName,
+    ) -> Result<bool, LoadError> {
+        let goes_to = |stored: Arc<StoredEvent>| async move { self.goes_to_as_read(room, &stored, server).await };
+        self.as_it_stands(room, stored, goes_to).await
+    }
+
+    async fn goes_to_as_read(
         &self,
         room: RoomNumber,
         stored: &StoredEvent,

@@ -4,6 +4,7 @@ use hearth_rooms::MemberAction;
 use hearth_store::tables::{cursor_key, cursor_partition};
 
 use super::*;
+use crate::outbound::targets::{Target, Targets};
 
 #[tokio::test(start_paused = true)]
 async fn an_event_goes_to_the_servers_in_the_room_and_to_nobody_else() {
@@ -21,6 +22,27 @@ async fn an_event_goes_to_the_servers_in_the_room_and_to_nobody_else() {
     w.settle().await;
     assert_eq!(w.script.texts("elsewhere.test"), ["there"]);
     assert!(w.script.sent.lock().is_empty(), "nothing to us, nothing to others: {:?}", w.script.sent.lock());
+}
+
+/// A room that gets the members that our join had left out has other states from then on: who has read an event before, and
+/// looks at the room's servers after, finds all of them.
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_room_gets_its_members_goes_to_all_of_them() {
+    let w = World::new().await;
+    let room_id = w.room(&[]).await;
+    let room = w.number(&room_id).await;
+    let before = w.store.head(room).await.unwrap().unwrap().state;
+    w.act(&room_id, "@bob:far.test", MemberAction::Join, "@bob:far.test").await;
+    let said = w.say(&room_id, "@alice:hearth.test", "to all").await;
+    let whole = w.store.event_by_id(room, &said).await.unwrap().unwrap().header.state_before;
+    w.set_header(&room_id, &said, |header| header.state_before = before).await;
+    let as_read = w.store.event_by_id(room, &said).await.unwrap().unwrap();
+    w.set_header(&room_id, &said, |header| header.state_before = whole).await;
+    let targets = Targets::new(w.store.clone(), US.try_into().unwrap());
+    let far: OwnedServerName = "far.test".try_into().unwrap();
+    assert_eq!(targets.of(room, &as_read).await.unwrap(), [Target { server: far.clone(), parting: false }]);
+    targets.forget(room);
+    assert!(targets.goes_to(room, &as_read, &far).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
