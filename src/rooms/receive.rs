@@ -1,7 +1,7 @@
 //! Events of other servers: checked, completed with what they rest on, put into their rooms.
 //! [Checks performed on receipt of a PDU](https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use hearth_core::{FormatError, RawEvent, Reason, RoomVersion, SignatureError};
 use hearth_ports::EventBytes;
@@ -14,11 +14,13 @@ mod acl;
 mod check;
 mod fetch;
 mod place;
+mod unfinished;
 
 pub(crate) use check::Cpu;
 pub(crate) use fetch::Fetches;
 pub(crate) use hearth_core::catchup::Place;
 pub(crate) use place::{Arriving, Before, Outcome};
+pub(crate) use unfinished::Unfinished;
 
 use fetch::Source;
 
@@ -49,7 +51,7 @@ pub enum ReceiveError {
     /// The room's rules are against it: by the events that it cites, or by the state before it.
     #[error("rejected: {0}")]
     Rejected(Reason),
-    /// What it rests on could not be had, within bounds. It may be sent again.
+    /// What it rests on could not be had, within bounds. It is tried again later, and may be sent again.
     #[error("what it rests on could not be had: {0}")]
     Incomplete(&'static str),
     /// Our fault; the text is for the log. It may yet have happened.
@@ -81,7 +83,27 @@ impl From<CommitError> for ReceiveError {
 impl Rooms {
     /// Takes events of one room out of a transaction: checks them, fetches what they rest on, puts them into the room.
     /// One result each, in order; one bad event spoils only itself. Dropping the future loses nothing that was taken.
-    pub async fn receive(&self, origin: &ServerName, room_id: &RoomId, events: Vec<EventBytes>) -> Vec<Received> {
+    pub async fn receive(
+        self: &Arc<Self>,
+        origin: &ServerName,
+        room_id: &RoomId,
+        events: Vec<EventBytes>,
+    ) -> Vec<Received> {
+        let received = self.receive_through(origin, origin, room_id, events.clone()).await;
+        if let Err(error) = self.keep_unfinished(origin, room_id, &events, &received).await {
+            tracing::warn!(%origin, %room_id, %error, "events that are not complete were not kept");
+        }
+        received
+    }
+
+    /// The same; `ask` is asked for what the events rest on, and those of which it is not told are not kept.
+    async fn receive_through(
+        &self,
+        ask: &ServerName,
+        origin: &ServerName,
+        room_id: &RoomId,
+        events: Vec<EventBytes>,
+    ) -> Vec<Received> {
         let place = match self.place_for(room_id).await {
             // Who took our join sends what happens next, maybe before we have the answer: it is not said again.
             Err(ReceiveError::NotInRoom) if self.wait_for_join(room_id).await => self.place_for(room_id).await,
@@ -106,7 +128,7 @@ impl Rooms {
             Ok(true) => return results,
             Err(error) => return refuse_all(results.len(), &error),
         }
-        let source = Source { writer: &self.writer, room, room_id, version, origin };
+        let source = Source { writer: &self.writer, room, room_id, version, origin, ask };
         let here = parsed.into_iter().zip(&results).filter(|(_, received)| received.result.is_ok());
         let new = match source.unknown(here.map(|(raw, _)| raw).collect()).await {
             Ok(new) => new,

@@ -16,6 +16,7 @@ use crate::{
     append::member_in,
     member::{MemberAction, MemberIntent, Wish},
     policy::Unsigned,
+    receive::Unfinished,
     redaction::RedactIntent,
     remote::Joins,
     request::{Intent, MessageIntent, Request, Transaction},
@@ -67,6 +68,7 @@ pub struct Rooms {
     pub(crate) summaries: Summaries,
     pub(crate) serving: Serving,
     pub(crate) joins: Joins,
+    pub(crate) unfinished: Unfinished,
 }
 
 /// The transaction id of a request: per user, device and path.
@@ -162,7 +164,9 @@ impl Rooms {
         settings: RoomsSettings,
     ) -> Arc<Self> {
         let writer = Arc::new(Writer::new(store, clock, entropy, peers, signing_key, server_name));
-        Arc::new(Self { writer, settings, summaries: Summaries::new(), serving: Serving::new(), joins: Joins::new() })
+        let (summaries, serving, joins, unfinished) =
+            (Summaries::new(), Serving::new(), Joins::new(), Unfinished::default());
+        Arc::new(Self { writer, settings, summaries, serving, joins, unfinished })
     }
 
     /// Sends a message-like event; the answer is its id, once it is durable.

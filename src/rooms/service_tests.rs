@@ -32,6 +32,7 @@ mod serving;
 mod spaces;
 mod third_party;
 mod twin;
+mod unfinished;
 mod upgrading;
 
 /// A server's rooms, and what they stand on.

@@ -1,11 +1,11 @@
-//! Reading of rooms that were joined without their members.
+//! Reading of rooms that were joined without their members, and of events that are not complete yet.
 
 use hearth_ports::{Entry, Key, KeyRange, Table};
 
 use crate::{
     Corrupt, LoadError, RoomNumber, Row as _, Store,
     codec::{decode, read_u64},
-    tables::{PartialRow, WaitingRow, partial_key, partial_prefix, waiting_prefix},
+    tables::{PartialRow, UnfinishedRow, WaitingRow, partial_key, partial_prefix, unfinished_prefix, waiting_prefix},
 };
 
 /// Jobs that are read at the start. More rooms than that are not joined at once.
@@ -38,5 +38,32 @@ impl Store {
     pub async fn waiting_events(&self, room: RoomNumber, rows_max: usize) -> Result<Vec<(Key, WaitingRow)>, LoadError> {
         let rows = self.scan_all(Table::Ev, KeyRange::prefix(waiting_prefix(room)), rows_max, false).await?;
         rows.into_iter().map(|row| Ok::<_, Corrupt>((row.key, decode(&row.value)?)).map_err(LoadError::from)).collect()
+    }
+
+    /// The events of other servers that lack what they rest on, with their keys.
+    pub async fn unfinished_events(
+        &self,
+        room: RoomNumber,
+        rows_max: usize,
+    ) -> Result<Vec<(Key, UnfinishedRow)>, LoadError> {
+        let range = KeyRange::prefix(unfinished_prefix(Some(room)));
+        let rows = self.scan_all(Table::Ev, range, rows_max, false).await?;
+        rows.into_iter().map(|row| Ok::<_, Corrupt>((row.key, decode(&row.value)?)).map_err(LoadError::from)).collect()
+    }
+
+    /// The rooms that have such events.
+    pub async fn unfinished_rooms(&self) -> Result<Vec<RoomNumber>, LoadError> {
+        let mut rooms = Vec::new();
+        let mut range = KeyRange::prefix(unfinished_prefix(None));
+        while let Some(row) = self.scan_all(Table::Ev, range.clone(), 1, false).await?.pop() {
+            let room = RoomNumber(read_u64(UnfinishedRow::NAME, row.key.get(1..9).unwrap_or_default())?);
+            rooms.push(room);
+            // Behind the last row of this room.
+            match KeyRange::prefix(unfinished_prefix(Some(room))).until {
+                Some(next) => range.from = next,
+                None => break,
+            }
+        }
+        Ok(rooms)
     }
 }

@@ -51,7 +51,7 @@ impl Town {
         tokio::time::timeout(100 * PATIENCE, left).await.expect("rooms get their members");
     }
 
-    async fn hears(&self, from: &Town, room_id: &RoomId, events: &[&OwnedEventId]) {
+    pub(super) async fn hears(&self, from: &Town, room_id: &RoomId, events: &[&OwnedEventId]) {
         let mut bytes: Vec<Bytes> = Vec::new();
         for id in events {
             bytes.push(from.event(room_id, id).await.json().clone());
@@ -61,7 +61,7 @@ impl Town {
         }
     }
 
-    async fn has(&self, room_id: &RoomId, event: &OwnedEventId) -> bool {
+    pub(super) async fn has(&self, room_id: &RoomId, event: &OwnedEventId) -> bool {
         let room = self.world.number(room_id).await;
         self.world.store.event_by_id(room, event).await.unwrap().is_some_and(|stored| stored.accepted())
     }

@@ -33,8 +33,8 @@ pub use identifiers::{RoomIdRow, UserIdRow, room_index_key, room_name_key, user_
 pub use membership::{Membership, MembershipRow, member_rooms_key, member_rooms_prefix};
 pub use misc::{CursorRow, SchemaRow, cursor_key, cursor_partition, schema_key, schema_partition};
 pub use partial::{
-    PartialRow, WAITING_POSITION_OFFSET, WaitingRow, partial_key, partial_prefix, staged_key, staged_prefix,
-    waiting_key, waiting_prefix,
+    PartialRow, UnfinishedRow, WAITING_POSITION_OFFSET, WaitingRow, partial_key, partial_prefix, staged_key,
+    staged_prefix, unfinished_key, unfinished_prefix, waiting_key, waiting_prefix,
 };
 pub use people::{
     BuildRow, Circle, ListedRow, NO_ROOM, PersonRow, build_key, build_partition, listed_key, parts_of_word_key,

@@ -1,10 +1,11 @@
 //! Rooms that were joined without their members: `Rm` rows `P room` (the job that fetches them), `Ev` rows `P room number`
-//! (events as they came, until they are put in order) and `W room position` (events of others that wait until then).
+//! (events as they came, until they are put in order) and `W room position` (events of others that wait until then). And `Ev`
+//! rows `U room id16`: events of others that lack what they rest on.
 
 use hearth_ports::Key;
 use serde::{Deserialize, Serialize};
 
-use crate::{EventNumber, RoomNumber, StateVersion, key, row};
+use crate::{EventNumber, RoomNumber, StateVersion, id16, key, row};
 
 /// A room whose members are being fetched, or whose waiting events are yet to be taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,4 +68,30 @@ pub const WAITING_POSITION_OFFSET: u16 = 9;
 /// The prefix of all [`waiting_key`]s of a room.
 pub fn waiting_prefix(room: RoomNumber) -> Key {
     key(b'W').room(room).build()
+}
+
+/// An event of another server whose base could not be had so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnfinishedRow {
+    /// Who brought it.
+    pub origin: String,
+    /// As it came.
+    pub json: Vec<u8>,
+    /// When it came, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+row!(UnfinishedRow, "unfinished event", version 1);
+
+/// `Ev`: an event that lacks what it rests on. The row belongs to the room's partition.
+pub fn unfinished_key(room: RoomNumber, event_id: &str) -> Key {
+    key(b'U').room(room).raw(&id16(event_id)).build()
+}
+
+/// The prefix of all [`unfinished_key`]s of a room; of `None`, of all rooms.
+pub fn unfinished_prefix(room: Option<RoomNumber>) -> Key {
+    match room {
+        Some(room) => key(b'U').room(room).build(),
+        None => key(b'U').build(),
+    }
 }

@@ -86,8 +86,9 @@ struct Job {
 }
 
 impl Rooms {
-    /// Goes on with rooms whose members were being fetched when the server stopped.
+    /// Goes on with what was being fetched when the server stopped: rooms' members, and what events of others rest on.
     pub async fn resume(self: &Arc<Self>) -> Result<(), LoadError> {
+        self.resume_unfinished().await?;
         for (room, _) in self.writer.store.partial_rooms().await? {
             self.complete_later(room);
         }

@@ -1,5 +1,7 @@
 //! Events of others that wait until the room has its members: what may be is decided by these.
 
+use std::sync::Arc;
+
 use hearth_ports::{EventBytes, Table};
 use hearth_store::{
     RoomNumber, Write, encode,
@@ -57,7 +59,7 @@ impl Rooms {
     }
 
     /// Takes the events that have waited, as they came.
-    pub(super) async fn take_waiting(&self, job: &Job) -> Result<(), SendError> {
+    pub(super) async fn take_waiting(self: &Arc<Self>, job: &Job) -> Result<(), SendError> {
         let store = &self.writer.store;
         loop {
             let rows = store.waiting_events(job.room, TAKEN_AT_ONCE).await?;
