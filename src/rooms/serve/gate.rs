@@ -16,7 +16,7 @@ use hearth_store::{
 };
 use hearth_view::{Membership, Party, ServerCircumstances, ServerStanding, Sight, Visibility, server_sight};
 use quick_cache::sync::Cache;
-use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId, events::room::member::MembershipState};
 
 use super::ServeError;
 use crate::rooms::Rooms;
@@ -98,14 +98,16 @@ impl<'a> Gate<'a> {
     }
 
     /// Whether an event goes to the server, as one of those in the room before it, or as one that it puts out by joining
-    /// branches.
+    /// branches; or it is a join of the server's own, which may have been undone while its answer was on its way.
     pub(super) async fn is_told(&mut self, stored: &StoredEvent) -> Result<bool, ServeError> {
         let header = &stored.header;
         let is_placed = header.state_before != StateVersion::UNKNOWN && !header.flags.has(EventFlags::OUTLIER);
         if !(is_placed && stored.accepted()) {
             return Ok(false);
         }
-        if self.party(header.state_before).await? == Party::Joined {
+        let is_own_join = stored.event.membership() == Some(MembershipState::Join)
+            && stored.event.sender().server_name() == self.server;
+        if is_own_join || self.party(header.state_before).await? == Party::Joined {
             return Ok(true);
         }
         let undone = super::undone_joins(&self.rooms.writer.store, self.room, stored).await?;

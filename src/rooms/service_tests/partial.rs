@@ -251,3 +251,29 @@ async fn a_state_that_cannot_be_right_is_not_taken_and_a_bad_event_spoils_only_i
     assert_agree(&room_id, &a, &b).await;
     assert_eq!(b.membership(&room_id, &a.user("nobody")).await, None);
 }
+
+/// A join that was let in where nobody knew that the room had been closed: it is undone when they hear of it, and who came in
+/// learns that only with the members.
+#[tokio::test(start_paused = true)]
+async fn a_join_that_is_undone_before_the_members_came_is_completed_and_known_to_be_undone() {
+    let [a, b, c] = towns(["a.test", "b.test", "c.test"]).await;
+    let room_id = crowded(&a, RoomVersion::V12).await;
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    b.completes().await;
+    // Of two join rules the later one counts.
+    a.world.clock.advance_ms(1_000);
+    let closed = a.set(&room_id, "alice", "m.room.join_rules", json!({ "join_rule": "invite" })).await;
+    a.net.mute.lock().insert("state");
+    c.join(&room_id, "carol", &[&b]).await.unwrap();
+    assert!(c.is_partial(&room_id).await);
+    b.hears(&a, &room_id, &[&closed]).await;
+    let undone = Some(Membership::Leave);
+    assert_eq!(b.membership(&room_id, &c.user("carol")).await, undone, "the room was closed before");
+    let met = b.say(&room_id, "bob", "that joins the branches").await.unwrap();
+    c.hears(&b, &room_id, &[&met]).await;
+    a.net.mute.lock().clear();
+    c.completes().await;
+    assert!(!c.is_partial(&room_id).await);
+    assert!(c.has(&room_id, &met).await);
+    assert_eq!(c.membership(&room_id, &c.user("carol")).await, undone);
+}
