@@ -38,7 +38,7 @@ impl Reader {
     /// else can have been in its rooms before.
     pub(super) async fn open(store: &Store) -> Result<Self, LoadError> {
         let mut cursor = store.cursor(CURSOR).await?;
-        if cursor.positions == Positions::START {
+        if cursor.is_new() {
             let now = store.live().positions();
             cursor = store.advance_cursor(&cursor, &now).await.map_err(as_load_error)?;
         }

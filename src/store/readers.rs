@@ -35,6 +35,13 @@ pub struct Cursor {
     stored: Option<Bytes>,
 }
 
+impl Cursor {
+    /// No reader of this name has stored how far it is.
+    pub fn is_new(&self) -> bool {
+        self.stored.is_none()
+    }
+}
+
 impl Store {
     /// What the log has after these positions, up to V. At least `limit` entries if there are so many: it stops at the
     /// first position behind them.

@@ -263,6 +263,19 @@ async fn the_cursor_stays_before_what_is_on_its_way_and_moves_once_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_crash_in_the_first_second_of_all_loses_nothing() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test"]).await;
+    w.script.set("far.test", Manner::Hangs);
+    w.say(&room, "@alice:hearth.test", "early").await;
+    w.settle().await;
+    w.script.set("far.test", Manner::Takes);
+    let w = w.restarted().await;
+    w.settle().await;
+    assert!(w.script.texts("far.test").contains(&"early".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_crash_nothing_is_lost() {
     let w = World::new().await;
     let room = w.room(&["@bob:far.test"]).await;

@@ -26,7 +26,7 @@ type Mended = (fn(u64) -> Plan, u64, &'static str);
 
 /// Seeds that failed once, and what they found. What a seed leads to depends on every request that servers make: a seed
 /// may come to mean something else. The stories of the crates say the same for good.
-const MENDED: [Mended; 19] = [
+const MENDED: [Mended; 21] = [
     (Plan::of, 176, "who came back through a server that had not heard of the leave was out, and nobody said so"),
     (Plan::of, 262, "who came in by join rules that had changed elsewhere was out, and nobody said so"),
     (Plan::of, 518, "history that came by two ways at once was said to be missing"),
@@ -44,10 +44,12 @@ const MENDED: [Mended; 19] = [
         4452,
         "a join was not told to who had come in meanwhile, and a repeated transaction was refused from memory",
     ),
+    (Plan::of, 21384, "a server that lost power in its first second forgot whom it had told nothing"),
     (Plan::wide, 22, "a server that was put out asked only about events in its absence, and was refused"),
     (Plan::wide, 36, "a room that was joined without its members is shown long after: clients must read back"),
     (Plan::wide, 518, "who may say nothing can still join branches: clients must change a name, no fault of hearth"),
     (Plan::wide, 572, "who left a room before its members had come was told of the leave alone"),
+    (Plan::wide, 20526, "who came in without the members was not told them once the join was undone"),
     (Plan::with_a_liar, 141, "the liar's first message, which cites what it should, was taken for a lie: no fault"),
     (Plan::with_a_liar, 483, "who was banned where nobody had heard of the join was not told that they were out"),
 ];
