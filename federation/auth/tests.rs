@@ -193,6 +193,26 @@ async fn a_server_that_was_set_up_anew_is_believed_again() {
 }
 
 #[tokio::test]
+async fn strangers_who_keep_us_waiting_keep_nobody_out_who_is_known() {
+    let world = World::new().await;
+    assert_eq!(world.put(&header()).await.unwrap(), peer());
+    world.net.name("c.example", &["192.0.2.3"]);
+    world.net.hold();
+    let headers: Vec<String> = (0..WAITING_MAX + 1)
+        .map(|nth| {
+            let stranger = OwnedServerName::try_from(format!("c.example:{}", 1 + nth)).unwrap();
+            header_by(&key_of(3), &stranger, server_name!("a.example"))
+        })
+        .collect();
+    let mut strangers = Box::pin(futures_util::future::join_all(headers.iter().map(|header| world.put(header))));
+    assert!(futures_util::poll!(strangers.as_mut()).is_pending());
+    assert_eq!(world.put(&header()).await.unwrap(), peer());
+    world.net.go_on();
+    let refused = strangers.await;
+    assert!(refused.iter().any(|result| matches!(result, Err((503, _)))), "there were more than may wait");
+}
+
+#[tokio::test]
 async fn large_bodies_are_checked_too() {
     let world = World::new().await;
     let body = format!("{{\"pdus\":[\"{}\"]}}", "x".repeat(1 << 20));

@@ -213,6 +213,18 @@ impl KeyRing {
         }
     }
 
+    /// The same as [`Self::for_request`], if nobody has to be asked for it.
+    pub async fn known_for_request(self: &Arc<Self>, server: &ServerName, key_ids: &[String]) -> Option<PublicKeys> {
+        let server = server.to_owned();
+        let known = self.load(&server).await;
+        let now_ms = self.clock.now_ms();
+        if !known.satisfies(Need::ForRequest(key_ids, now_ms)) {
+            return None;
+        }
+        self.refresh_in_time(&server, &known);
+        Some(PublicKeys(BTreeMap::from([(server, known.for_requests(now_ms))])))
+    }
+
     /// The keys with which a server signs requests now. `key_ids`: those of the request at hand.
     pub async fn for_request(self: &Arc<Self>, server: &ServerName, key_ids: &[String]) -> PublicKeys {
         let server = server.to_owned();
