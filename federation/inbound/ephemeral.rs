@@ -16,7 +16,8 @@ use serde_json::value::RawValue;
 
 use super::Inbound;
 
-/// The largest content that is read, in bytes: four times what an event may have.
+/// The largest content that is read, in bytes: four times what an event may have. Messages to devices may be larger, as
+/// what decrypts others' messages must not be lost.
 pub(super) const CONTENT_BYTES_MAX: usize = 256 << 10;
 
 /// Receipts that are taken of one transaction. Servers that tell of more at once tell of all a room's readers.
@@ -107,12 +108,13 @@ impl Ephemeral {
         let content = item.content.get();
         let kind = known(&item.edu_type);
         let read = match kind {
+            // `lasting.rs` has taken and counted them, as the two below.
+            "m.direct_to_device" => Ok(()),
             _ if content.len() > CONTENT_BYTES_MAX => Err(Ignored::TooMuch),
             "m.typing" => read_typing(origin, content).map(|typing| self.typing.push(typing)),
             "m.receipt" => self.add_receipts(origin, content),
             "m.presence" => self.add_presences(origin, content),
-            // `lasting.rs` has taken and counted them.
-            "m.direct_to_device" | "m.device_list_update" | "m.signing_key_update" => Ok(()),
+            "m.device_list_update" | "m.signing_key_update" => Ok(()),
             _ => Err(Ignored::Unknown),
         };
         if read.is_err() {

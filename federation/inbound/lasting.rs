@@ -7,15 +7,18 @@
 //! A server speaks for its own users only. What is wrong with one item does no harm to the others; if something of ours
 //! fails, the transaction is to be sent again, and what was taken of it is not taken twice.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, fmt};
 
 use hearth_edge::Error;
 use hearth_users::{
-    Fault, ToDeviceContents, ToDeviceError,
+    Fault, TO_DEVICE_MESSAGES_MAX, ToDeviceContents, ToDeviceError,
     keys::{DeviceUpdate, SigningKeysUpdate},
 };
 use ruma::{OwnedDeviceId, OwnedUserId, ServerName};
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use super::{
@@ -37,7 +40,34 @@ struct Direct<'a> {
     #[serde(borrow)]
     message_id: Cow<'a, str>,
     #[serde(borrow)]
-    messages: BTreeMap<Cow<'a, str>, &'a RawValue>,
+    messages: Entries<'a>,
+}
+
+/// An object's entries, the first [`TO_DEVICE_MESSAGES_MAX`] of them: of short ones a body holds more than memory should.
+struct Entries<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    if entries.len() < TO_DEVICE_MESSAGES_MAX {
+                        entries.push(entry);
+                    }
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
 }
 
 #[derive(Deserialize)]
@@ -68,7 +98,8 @@ pub(super) async fn take(state: &Inbound, origin: &ServerName, items: &[&RawValu
         let content = content.get();
         let is_small = content.len() <= CONTENT_BYTES_MAX;
         let (kind, result) = match &*edu_type {
-            "m.direct_to_device" if is_small => ("m.direct_to_device", take_direct(state, origin, content).await),
+            // Some servers put all messages for us into one: it may be as large as the body.
+            "m.direct_to_device" => ("m.direct_to_device", take_direct(state, origin, content).await),
             "m.device_list_update" if is_small => ("m.device_list_update", take_device(state, origin, content).await),
             "m.signing_key_update" if is_small => ("m.signing_key_update", take_keys(state, origin, content).await),
             _ => continue,
@@ -89,19 +120,36 @@ async fn take_direct(state: &Inbound, origin: &ServerName, content: &str) -> Res
     if direct.message_id.len() > MESSAGE_ID_BYTES_MAX {
         return Err(Ignored::TooMuch);
     }
-    let mut contents = ToDeviceContents::new();
-    for (user_id, devices) in &direct.messages {
-        let user_id = OwnedUserId::try_from(&**user_id).ok().filter(|user_id| state.users.is_local(user_id));
-        let Some(user_id) = user_id else { continue };
-        contents.insert(user_id, serde_json::from_str(devices.get()).map_err(|_| Ignored::Malformed)?);
-    }
+    let (contents, mut left_out) = contents_for_us(state, &direct.messages);
     let Direct { sender, kind, message_id, .. } = direct;
-    let taken = state.users.receive_to_device(origin, &sender, &kind, &message_id, &contents).await;
-    taken.map_err(|error| match error {
+    let taken = state.users.receive_to_device(origin, &sender, &kind, &message_id, contents).await;
+    left_out += taken.map_err(|error| match error {
         ToDeviceError::Malformed => Ignored::Malformed,
         ToDeviceError::TooLarge(_) => Ignored::TooMuch,
         ToDeviceError::Fault(fault) => failed(&fault),
-    })
+    })?;
+    if left_out == 0 { Ok(()) } else { Err(Ignored::TooMuch) }
+}
+
+/// What is for users of ours, and how much of it does not read, or is more than is taken at once.
+fn contents_for_us(state: &Inbound, messages: &Entries<'_>) -> (ToDeviceContents, usize) {
+    let mut contents = ToDeviceContents::new();
+    let (mut taken, mut left_out) = (0, 0);
+    for (user_id, devices) in &messages.0 {
+        let user_id = OwnedUserId::try_from(&**user_id).ok().filter(|user_id| state.users.is_local(user_id));
+        let Some(user_id) = user_id else { continue };
+        let Ok(devices) = serde_json::from_str::<Entries<'_>>(devices.get()) else {
+            left_out += 1;
+            continue;
+        };
+        let fit = devices.0.len().min(TO_DEVICE_MESSAGES_MAX - taken);
+        left_out += devices.0.len() - fit;
+        taken += fit;
+        let devices = devices.0.into_iter().take(fit);
+        let devices = devices.map(|(device_id, content)| (OwnedDeviceId::from(&*device_id), content.to_owned()));
+        contents.insert(user_id, devices.collect());
+    }
+    (contents, left_out)
 }
 
 async fn take_device(state: &Inbound, origin: &ServerName, content: &str) -> Result<(), Ignored> {

@@ -58,6 +58,40 @@ async fn messages_reach_devices_once_and_from_their_own_server_only() {
 }
 
 #[tokio::test]
+async fn all_messages_for_us_may_come_in_one() {
+    let world = World::new().await;
+    let carol = world.with_device().await;
+    // What our users need to decrypt, in the size that other servers send.
+    let devices: serde_json::Map<String, Value> =
+        (0..250).map(|n| (format!("OTHER{n}"), json!({ "ciphertext": "x".repeat(2_500) }))).collect();
+    let mut messages = json!({ &carol: devices });
+    messages[carol.as_str()]["C"] = json!({ "n": 1 });
+    assert!(messages.to_string().len() > 600_000);
+    // As many recipients as a large room has.
+    let mut many: serde_json::Map<String, Value> =
+        (0..1_500).map(|n| (ours(&format!("user{n}")).to_string(), json!({ "*": {} }))).collect();
+    many.insert(carol.to_string(), json!({ "C": { "n": 2 } }));
+    let edus = [direct("@bob:far.test", "1", &messages), direct("@bob:far.test", "2", &Value::Object(many))];
+    assert_eq!(world.transaction(FAR, "a", &edus).await.0, 200);
+    assert_eq!(world.waiting(&carol, "C").await, [json!({ "n": 1 }), json!({ "n": 2 })]);
+}
+
+#[tokio::test]
+async fn a_message_that_is_wrong_does_no_harm_to_those_beside_it() {
+    let world = World::new().await;
+    let carol = world.with_device().await;
+    let wish = SessionWish { device_id: Some("D".into()), ..SessionWish::default() };
+    world.users.open_session(&carol, None, &wish).await.unwrap();
+    let messages = json!({
+        &carol: { "C": { "n": 1.5e3 }, "D": { "body": "x".repeat(70_000) }, "x".repeat(300): {}, "E": 7 },
+        ours("alice"): "no devices",
+    });
+    assert_eq!(world.transaction(FAR, "a", &[direct("@bob:far.test", "1", &messages)]).await.0, 200);
+    assert_eq!(world.waiting(&carol, "C").await, [json!({ "n": 1.5e3 })]);
+    assert!(world.waiting(&carol, "D").await.is_empty());
+}
+
+#[tokio::test]
 async fn changes_are_heeded_of_those_who_share_a_room() {
     let world = World::new().await;
     let room_id = world.create(Preset::Public).await;

@@ -174,7 +174,7 @@ async fn what_another_server_brings_again_is_known_by_its_id() {
     let bring = async |origin: &str, message_id: &str, n: u64| {
         let origin = origin.try_into().unwrap();
         let contents = contents(&json!({ &alice: { "A": { "n": n } }, "@x:else.test": { "*": {} } }));
-        world.users.receive_to_device(origin, &bob, KIND, message_id, &contents).await.unwrap();
+        world.users.receive_to_device(origin, &bob, KIND, message_id, contents).await.unwrap();
     };
     bring("far.test", "one", 1).await;
     bring("far.test", "one", 2).await;

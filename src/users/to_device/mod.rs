@@ -37,7 +37,7 @@ const DEVICE_ID_BYTES_MAX: usize = 255;
 /// Users to whom one request may send. Clients send to some hundred devices at once.
 pub const TO_DEVICE_USERS_MAX: usize = 1_000;
 
-/// Messages of one request: all devices of a user count as one.
+/// Messages of one request or EDU: all devices of a user count as one.
 pub const TO_DEVICE_MESSAGES_MAX: usize = 10_000;
 
 /// Recipients whose batches are made at once for one request.
@@ -135,16 +135,23 @@ impl Users {
     }
 
     /// Takes messages that another server brings for our users' devices, each of its ids once. The caller has found that
-    /// the sender is of that server.
+    /// the sender is of that server and bounds how many messages there are. The answer is how many of them were left out
+    /// because they are no objects or too large: they do no harm to the others.
     pub async fn receive_to_device(
         &self,
         origin: &ServerName,
         sender: &UserId,
         kind: &str,
         message_id: &str,
-        contents: &ToDeviceContents,
-    ) -> Result<(), ToDeviceError> {
-        check(kind, contents)?;
+        mut contents: ToDeviceContents,
+    ) -> Result<usize, ToDeviceError> {
+        check_kind(kind)?;
+        let mut left_out = 0;
+        for devices in contents.values_mut() {
+            let all = devices.len();
+            devices.retain(|device_id, content| check_message(device_id, content).is_ok());
+            left_out += all - devices.len();
+        }
         let letter = Letter { sender, kind };
         let mut parts: Vec<BoxFuture<'_, Result<(), Fault>>> = Vec::with_capacity(contents.len());
         for (recipient, devices) in contents.iter().filter(|(recipient, _)| self.is_local(recipient)) {
@@ -154,7 +161,7 @@ impl Users {
             parts.push(Box::pin(self.deliver(recipient, devices, letter, once)));
         }
         all(parts).await?;
-        Ok(())
+        Ok(left_out)
     }
 
     /// Queues messages for users of another server, unless that was done.
@@ -190,21 +197,28 @@ async fn all(parts: Vec<BoxFuture<'_, Result<(), Fault>>>) -> Result<(), Fault> 
 }
 
 fn check(kind: &str, contents: &ToDeviceContents) -> Result<(), ToDeviceError> {
-    let too_large = |what| Err(ToDeviceError::TooLarge(what));
-    if kind.len() > TYPE_BYTES_MAX {
-        return too_large("the type is longer than 255 bytes");
-    }
+    check_kind(kind)?;
     let messages: usize = contents.values().map(BTreeMap::len).sum();
     if contents.len() > TO_DEVICE_USERS_MAX || messages > TO_DEVICE_MESSAGES_MAX {
-        return too_large("too many messages at once");
+        return Err(ToDeviceError::TooLarge("too many messages at once"));
     }
-    for (device_id, content) in contents.values().flatten() {
-        if !content.get().starts_with('{') {
-            return Err(ToDeviceError::Malformed);
-        }
-        if content.get().len() > TO_DEVICE_CONTENT_BYTES_MAX || device_id.as_str().len() > DEVICE_ID_BYTES_MAX {
-            return too_large("a message is larger than 60 KiB, or the id of its device longer than 255 bytes");
-        }
+    contents.values().flatten().try_for_each(|(device_id, content)| check_message(device_id, content))
+}
+
+fn check_kind(kind: &str) -> Result<(), ToDeviceError> {
+    match kind.len() {
+        ..=TYPE_BYTES_MAX => Ok(()),
+        _ => Err(ToDeviceError::TooLarge("the type is longer than 255 bytes")),
+    }
+}
+
+fn check_message(device_id: &DeviceId, content: &RawValue) -> Result<(), ToDeviceError> {
+    if !content.get().starts_with('{') {
+        return Err(ToDeviceError::Malformed);
+    }
+    if content.get().len() > TO_DEVICE_CONTENT_BYTES_MAX || device_id.as_str().len() > DEVICE_ID_BYTES_MAX {
+        let what = "a message is larger than 60 KiB, or the id of its device longer than 255 bytes";
+        return Err(ToDeviceError::TooLarge(what));
     }
     Ok(())
 }
