@@ -7,9 +7,9 @@ use bytes::Bytes;
 use hearth_core::{PublicKeys, SignatureError};
 use hearth_edge::{AuthenticateServer, BoxFuture, Error, ServerRequest};
 use hearth_ports::Clock;
-use http::{Method, StatusCode, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use metrics::counter;
-use ruma::{OwnedServerName, ServerName};
+use ruma::OwnedServerName;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -63,8 +63,9 @@ impl ServerAuth {
         Arc::new(Self { keys, remote, clock, waiting, large })
     }
 
-    async fn origin(&self, request: ServerRequest<'_>) -> Result<OwnedServerName, Error> {
-        let claim = Arc::new(Claim::read(request.headers).map_err(no_claim)?);
+    /// What the headers claim, if it is meant for us and from a server that we talk to.
+    fn claim(&self, headers: &HeaderMap) -> Result<Claim, Error> {
+        let claim = Claim::read(headers).map_err(no_claim)?;
         let own = self.keys.own().server();
         // "If this property is included, but the value does not match the receiving server's name, the receiving server
         // must deny the request with an HTTP status code 401 Unauthorized."
@@ -74,6 +75,12 @@ impl ServerAuth {
         if !self.remote.policy().allows(&claim.origin) {
             return Err(Error::forbidden("this server does not talk to yours"));
         }
+        Ok(claim)
+    }
+
+    async fn origin(&self, request: ServerRequest<'_>) -> Result<OwnedServerName, Error> {
+        let claim = Arc::new(self.claim(request.headers)?);
+        let own = self.keys.own().server();
         let has_body = !request.body.is_empty() && request.method != Method::GET && request.method != Method::HEAD;
         let request = Arc::new(Request {
             method: request.method.clone(),
@@ -129,21 +136,25 @@ impl ServerAuth {
 }
 
 impl AuthenticateServer for ServerAuth {
+    fn pre_check(&self, headers: &HeaderMap) -> Result<(), Error> {
+        self.claim(headers).map(drop).inspect_err(|error| note_refusal(headers, error))
+    }
+
     fn authenticate<'a>(&'a self, request: ServerRequest<'a>) -> BoxFuture<'a, Result<OwnedServerName, Error>> {
         Box::pin(async move {
-            let claimed = Claim::read(request.headers).ok().map(|claim| claim.origin);
             let result = self.origin(request).await;
             match &result {
                 Ok(_) => counter!("hearth_federation_requests_received_total", "outcome" => "authentic").increment(1),
-                Err(error) => note_refusal(claimed.as_deref(), error),
+                Err(error) => note_refusal(request.headers, error),
             }
             result
         })
     }
 }
 
-fn note_refusal(claimed: Option<&ServerName>, error: &Error) {
-    let origin = claimed.map_or("", ServerName::as_str);
+fn note_refusal(headers: &HeaderMap, error: &Error) {
+    let claim = Claim::read(headers).ok();
+    let origin = claim.as_ref().map_or("", |claim| claim.origin.as_str());
     tracing::info!(
         origin,
         status = error.status().as_u16(),

@@ -4,7 +4,7 @@ use hearth_core::SigningKey;
 use hearth_ports::{ManualClock, SeededEntropy, mem::MemEngine};
 use hearth_store::{Store, StoreSettings};
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
-use ruma::server_name;
+use ruma::{ServerName, server_name};
 use serde_json::json;
 
 use super::*;
@@ -157,6 +157,23 @@ async fn who_is_denied_is_not_even_asked_for_keys() {
     // Nor for a request that is for somebody else.
     world.put(&header_by(&key_of(2), server_name!("c.example"), server_name!("d.example"))).await.unwrap_err();
     assert_eq!(world.net.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn bodies_are_read_of_those_who_may_be_heard() {
+    let world = World::new().await;
+    let check = |header: &str| {
+        let headers = if header.is_empty() { Vec::new() } else { vec![(AUTHORIZATION, header.parse().unwrap())] };
+        let checked = world.auth.pre_check(&headers.into_iter().collect());
+        checked.map_err(|error| (error.status().as_u16(), error.errcode().to_owned()))
+    };
+    let refused = |status, errcode: &str| Err((status, errcode.to_owned()));
+    let own = server_name!("a.example");
+    assert_eq!(check(&header()), Ok(()));
+    assert_eq!(check(""), refused(401, "M_UNAUTHORIZED"));
+    assert_eq!(check("X-Matrix origin"), refused(400, "M_UNAUTHORIZED"));
+    assert_eq!(check(&header_by(&key_of(2), peer(), peer())), refused(401, "M_UNAUTHORIZED"));
+    assert_eq!(check(&header_by(&key_of(2), server_name!("evil.example"), own)), refused(403, "M_FORBIDDEN"));
 }
 
 #[tokio::test]

@@ -60,6 +60,13 @@ pub struct ServerRequest<'a> {
 
 /// Finds out which server has signed a request.
 pub trait AuthenticateServer: Send + Sync {
+    /// Refuses what need not be read to be refused: the kit asks it before it reads a body. It must not wait, and what it
+    /// lets pass is not believed.
+    fn pre_check(&self, headers: &HeaderMap) -> Result<(), Error> {
+        let _ = headers;
+        Ok(())
+    }
+
     /// The server, or what it is told. May wait for the network; must bound how many requests do.
     fn authenticate<'a>(&'a self, request: ServerRequest<'a>) -> BoxFuture<'a, Result<OwnedServerName, Error>>;
 }

@@ -298,8 +298,8 @@ impl Shared {
 }
 
 impl Shared {
-    /// Finds out who asks, then reads what. Nothing is read of a body before its sender may be heard, except that servers
-    /// sign it.
+    /// Finds out who asks, then reads what. Nothing is read of a body before its sender may be heard; servers sign it, so
+    /// that only [what they claim](AuthenticateServer::pre_check) is looked at before.
     async fn admit(
         &self,
         endpoint: &Endpoint,
@@ -321,6 +321,9 @@ impl Shared {
         let (slot, Read { body, room }) = if body.is_end_stream() {
             (slot, Read::default())
         } else {
+            if is_server {
+                self.authenticate_server().pre_check(&parts.headers)?;
+            }
             // A body takes its sender's time: those who dawdle must not keep others out.
             drop(slot);
             let body = body::read(&parts.headers, body, endpoint.body_bytes_max, &self.large_bodies).await?;
@@ -355,9 +358,12 @@ impl Shared {
 
     /// Who signed this request.
     async fn server(&self, parts: &Parts, body: &Bytes) -> Result<OwnedServerName, Error> {
-        let authenticate = self.authenticate_server.as_ref().expect("routes for servers are added with one only");
         let request = ServerRequest { method: &parts.method, uri: &parts.uri, headers: &parts.headers, body };
-        authenticate.authenticate(request).await
+        self.authenticate_server().authenticate(request).await
+    }
+
+    fn authenticate_server(&self) -> &dyn AuthenticateServer {
+        &**self.authenticate_server.as_ref().expect("routes for servers are added with one only")
     }
 }
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::{Router, body::Body};
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hearth_ports::SeededEntropy;
-use http::{Method, Request, header::AUTHORIZATION};
+use http::{HeaderMap, Method, Request, header::AUTHORIZATION};
 use ruma::OwnedServerName;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -24,6 +25,10 @@ struct Servers {
 }
 
 impl AuthenticateServer for Servers {
+    fn pre_check(&self, headers: &HeaderMap) -> Result<(), Error> {
+        headers.get(AUTHORIZATION).map(drop).ok_or_else(Error::missing_token)
+    }
+
     fn authenticate<'a>(&'a self, request: ServerRequest<'a>) -> BoxFuture<'a, Result<OwnedServerName, Error>> {
         Box::pin(async move {
             let name = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -77,6 +82,15 @@ async fn bodies_are_checked_before_signatures_and_may_nest_deeply() {
     assert_eq!(check(&router, of("a.example", "PUT", &nested(1_000))).await, expect(200, ""));
     assert_eq!(check(&router, of("a.example", "PUT", &nested(2_000))).await, expect(400, "M_BAD_JSON"));
     assert_eq!(check(&router, of("a.example", "PUT", "{")).await, expect(400, "M_NOT_JSON"));
+}
+
+#[tokio::test]
+async fn nothing_is_read_of_a_body_without_a_signature() {
+    let router = router(&EdgeSettings::default(), &Arc::default());
+    let never = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+    let request = Request::put("/_matrix/federation/v1/origin").body(Body::from_stream(never)).unwrap();
+    let refused = check(&router, request).now_or_never();
+    assert_eq!(refused, Some(expect(401, "M_MISSING_TOKEN")), "it does not wait for the body");
 }
 
 #[tokio::test]
