@@ -128,7 +128,7 @@ impl Rooms {
             Ok(true) => return results,
             Err(error) => return refuse_all(results.len(), &error),
         }
-        let source = Source { writer: &self.writer, room, room_id, version, origin, ask };
+        let source = Source { writer: &self.writer, room, room_id, version, origin: ask };
         let here = parsed.into_iter().zip(&results).filter(|(_, received)| received.result.is_ok());
         let new = match source.unknown(here.map(|(raw, _)| raw).collect()).await {
             Ok(new) => new,

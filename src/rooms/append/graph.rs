@@ -1,19 +1,19 @@
 //! The room's graph as a batch extends it: events, the states after them, extremities.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use hearth_core::Event;
 use hearth_store::{
     Corrupt, EventNumber, LoadError, StateKeyNumber, StateVersion,
     tables::{EventFlags, EventHeader, Extremity},
 };
-use ruma::{EventId, OwnedEventId};
+use ruma::{EventId, OwnedEventId, OwnedServerName};
 
 use super::{Group, NewPair, PlaceError, Placing, StateAfter, Verdict};
 use crate::cache::{Entry, RoomCache};
 
-/// Extremities that a room keeps at most: as many as an event may cite. Of more, those that came first go: who sends many
-/// branches must not push out what comes later.
+/// Extremities that a room keeps at most: as many as an event may cite. Of more, those go first that say what others say, and
+/// then those of the server that has most: who sends many branches pushes out their own.
 /// [Event format](https://spec.matrix.org/v1.19/rooms/v1/#event-format-1).
 const EXTREMITIES_MAX: usize = 20;
 
@@ -173,8 +173,10 @@ impl Group<'_> {
 
     /// The accepted event becomes an extremity in place of those that it follows. Returns the room's state now.
     ///
-    /// One that something here follows already changes nothing: what follows it stands on a state that another server has
-    /// told, and must not take the place of extremities whose state we know by following one event after the other.
+    /// One that something here follows already, and before which something is missing, changes nothing: what follows it
+    /// stands on a state that another server has told, and must not take the place of extremities whose state we know by
+    /// following one event after the other. If nothing is missing before it, we know its state in this way, and it stands
+    /// beside what follows it.
     pub(super) async fn advance(
         &mut self,
         cache: &mut RoomCache,
@@ -182,7 +184,8 @@ impl Group<'_> {
         number: EventNumber,
         state_after: StateVersion,
     ) -> Result<StateVersion, PlaceError> {
-        if placing.origin.is_some() && self.is_followed(cache, placing.event.event_id()).await? {
+        let is_told = !placing.missing.is_empty();
+        if is_told && placing.origin.is_some() && self.is_followed(cache, placing.event.event_id()).await? {
             return Ok(cache.head.state);
         }
         let followed = self.followed(cache, placing).await?;
@@ -191,8 +194,8 @@ impl Group<'_> {
         let (event_id, depth) = (placing.event.event_id().to_string(), placing.event.depth());
         extremities.insert(0, Extremity { event: number, event_id, depth });
         while extremities.len() > EXTREMITIES_MAX {
-            let first = extremities.iter().map(|extremity| extremity.event).min();
-            extremities.retain(|extremity| Some(extremity.event) != first);
+            let superfluous = self.superfluous(cache, &extremities, placing, (number, state_after)).await?;
+            extremities.retain(|extremity| extremity.event != superfluous);
         }
         // Stable: of equal depth the newest is first.
         extremities.sort_by_key(|extremity| std::cmp::Reverse(extremity.depth));
@@ -209,6 +212,37 @@ impl Group<'_> {
         }
         cache.head.extremities = extremities;
         self.resolve(cache, versions).await
+    }
+
+    /// The extremity that is missed least, never the new one: the oldest of those after which the state is the same as after
+    /// another; else the oldest of the server that has most of them.
+    async fn superfluous(
+        &self,
+        cache: &RoomCache,
+        extremities: &[Extremity],
+        placing: &Placing,
+        (new, state_after): (EventNumber, StateVersion),
+    ) -> Result<EventNumber, LoadError> {
+        let mut known = Vec::with_capacity(extremities.len());
+        for extremity in extremities {
+            known.push(match extremity.event == new {
+                true => (new, state_after, placing.event.sender().server_name().to_owned()),
+                false => {
+                    let known = self.known(cache, extremity.event).await?;
+                    (extremity.event, known.header.state_after, known.event.sender().server_name().to_owned())
+                }
+            });
+        }
+        let (mut states, mut servers) = (HashMap::new(), HashMap::new());
+        for (_, state, server) in &known {
+            *states.entry(state).or_insert(0) += 1;
+            *servers.entry(server).or_insert(0) += 1;
+        }
+        let rank = |(event, state, server): &(EventNumber, StateVersion, OwnedServerName)| {
+            (std::cmp::Reverse(states[state] > 1), std::cmp::Reverse(servers[server]), *event)
+        };
+        let first = known.iter().filter(|(event, ..)| *event != new).min_by_key(|known| rank(known));
+        Ok(first.map_or(new, |(event, ..)| *event))
     }
 
     /// The events that this one follows directly, or over events without effect alone.

@@ -23,6 +23,8 @@ impl Rooms {
         event: EventBytes,
         omit_members: bool,
     ) -> Result<JoinAnswer, HandshakeError> {
+        // First: what is refused must not have happened.
+        let _turn = self.serving.join_turn().await.ok_or(HandshakeError::Busy)?;
         let (room, stored) = self.accept_member(origin, Handshake::Join, room_id, event_id.as_str(), event).await?;
         self.join_answer(origin, room, &stored, omit_members).await
     }

@@ -39,7 +39,6 @@ impl Rooms {
         join: &StoredEvent,
         omit_members: bool,
     ) -> Result<JoinAnswer, HandshakeError> {
-        let _turn = self.serving.state_turn().ok_or(HandshakeError::Busy)?;
         let version = join.header.state_before;
         if version == StateVersion::UNKNOWN {
             return Err(HandshakeError::Unavailable("the state before a join is not known".to_owned()));

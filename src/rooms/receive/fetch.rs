@@ -68,8 +68,6 @@ pub(super) struct Source<'a> {
     pub(super) room_id: &'a RoomId,
     pub(super) version: RoomVersion,
     pub(super) origin: &'a ServerName,
-    /// Who is asked for what they rest on: mostly the same.
-    pub(super) ask: &'a ServerName,
 }
 
 /// What became of events, by id.
@@ -87,7 +85,7 @@ impl Source<'_> {
             let step = catchup.poll();
             let is_asking = !matches!(step, Step::LookUp { .. } | Step::Place(_) | Step::Done);
             if is_asking && turn.is_none() {
-                turn = timeout_at(deadline, self.writer.fetches.turn_of(self.ask)).await.ok();
+                turn = timeout_at(deadline, self.writer.fetches.turn_of(self.origin)).await.ok();
             }
             match step {
                 Step::LookUp { ids, exact } => catchup.looked_up(self.look_up(ids, exact).await?),
@@ -109,7 +107,7 @@ impl Source<'_> {
                 }
                 Step::FetchAuth { of, missing } => {
                     let peers = &self.writer.peers;
-                    let answer = self.in_time(deadline, peers.event_auth(self.ask, self.room_id, &of)).await;
+                    let answer = self.in_time(deadline, peers.event_auth(self.origin, self.room_id, &of)).await;
                     let events = match answer {
                         Some(chain) => self.checked_chain(chain).await?,
                         None => self.in_time(deadline, self.fetch_events(&of, missing)).await.unwrap_or_default(),
@@ -118,7 +116,7 @@ impl Source<'_> {
                 }
                 Step::FetchState(at) => {
                     let peers = &self.writer.peers;
-                    let answer = self.in_time(deadline, peers.state_ids(self.ask, self.room_id, &at)).await;
+                    let answer = self.in_time(deadline, peers.state_ids(self.origin, self.room_id, &at)).await;
                     catchup.state(&at, answer.map(|ids| (ids.state, ids.auth_chain)));
                 }
                 Step::FetchPrevs { at, prevs } => {
@@ -156,7 +154,7 @@ impl Source<'_> {
 
     /// An answer of the other server, if it comes in time and is one.
     async fn in_time<T>(&self, deadline: Instant, asked: impl Future<Output = Result<T, PeerError>>) -> Option<T> {
-        let (server, room_id) = (self.ask, self.room_id);
+        let (server, room_id) = (self.origin, self.room_id);
         match timeout_at(deadline, asked).await {
             Ok(Ok(answer)) => Some(answer),
             Ok(Err(error)) => {
@@ -197,7 +195,7 @@ impl Source<'_> {
         let earliest = extremities.filter_map(|extremity| extremity.event_id.try_into().ok()).collect();
         let min_depth = self.first_depth().await.map_err(ours)?;
         let wanted = MissingEvents { earliest, latest, limit, min_depth };
-        let mut events = self.writer.peers.missing_events(self.ask, self.room_id, wanted).await?;
+        let mut events = self.writer.peers.missing_events(self.origin, self.room_id, wanted).await?;
         events.truncate(limit);
         self.checked(events, None).await.map_err(|error| PeerError::Unreachable(error.to_string()))
     }
@@ -218,8 +216,8 @@ impl Source<'_> {
         let peers = &self.writer.peers;
         let mut prevs = Vec::with_capacity(ids.len());
         for id in ids {
-            let state = peers.state_ids(self.ask, self.room_id, &id).await?;
-            let event = peers.event(self.ask, &id).await?;
+            let state = peers.state_ids(self.origin, self.room_id, &id).await?;
+            let event = peers.event(self.origin, &id).await?;
             let wanted = HashSet::from([id]);
             let checked = self.checked(vec![event], Some(&wanted)).await;
             let checked = checked.map_err(|error| PeerError::Unreachable(error.to_string()))?;
@@ -232,21 +230,21 @@ impl Source<'_> {
 
     /// Events of the state before an event.
     async fn fetch_events(&self, at: &OwnedEventId, ids: Vec<OwnedEventId>) -> Result<Vec<SignedEvent>, PeerError> {
-        let _permit = self.writer.fetches.states.acquire().await.expect("the semaphore is never closed");
         let (peers, count) = (&self.writer.peers, ids.len());
         let wanted: HashSet<OwnedEventId> = ids.iter().cloned().collect();
         let mut events: Vec<EventBytes> = Vec::new();
         if count <= ONE_BY_ONE_MAX {
-            let fetch = async |id: OwnedEventId| peers.event(self.ask, &id).await.ok();
+            let fetch = async |id: OwnedEventId| peers.event(self.origin, &id).await.ok();
             let each: Vec<_> = ids.into_iter().map(fetch).collect();
             events = stream::iter(each).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
         }
         if events.len() < count {
+            let _permit = self.writer.fetches.states.acquire().await.expect("the semaphore is never closed");
             // Also for a server that was put out: of the room's events it is given no single one any more, but that state.
-            match peers.state(self.ask, self.room_id, at).await {
+            match peers.state(self.origin, self.room_id, at).await {
                 Ok(state) => events = state.state.into_iter().chain(state.auth_chain).collect(),
                 Err(error) if events.is_empty() => return Err(error),
-                Err(error) => tracing::info!(server = %self.ask, %error, "not all of a state was fetched"),
+                Err(error) => tracing::info!(server = %self.origin, %error, "not all of a state was fetched"),
             }
         }
         self.checked(events, Some(&wanted)).await.map_err(|error| PeerError::Unreachable(error.to_string()))

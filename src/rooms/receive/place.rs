@@ -32,6 +32,15 @@ pub(crate) struct Arriving {
     pub(crate) relay: bool,
 }
 
+impl Arriving {
+    /// Whether the state before the event is known only by what another server than the sender's has told. That is no reason to
+    /// refuse the event for good: who tells lies could silence anybody.
+    pub(crate) fn is_told_by_another(&self) -> bool {
+        let by = self.origin.as_deref();
+        matches!(self.place, Place::AtState(_)) && by != Some(self.event.sender().server_name())
+    }
+}
+
 /// What became of an event; it is stored.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
@@ -186,10 +195,14 @@ impl Writer {
         let Some(Before { state, prevs, missing }) = self.before(cache, group, arriving).await? else {
             return Ok(Err(ReceiveError::Incomplete("a previous event is missing")));
         };
+        let cited_allow = by_cited.is_ok();
         let outcome = match by_cited {
             Ok(()) => self.authorise(cache, group, event, state).await?,
             Err(reason) => Outcome::Rejected(reason),
         };
+        if matches!(outcome, Outcome::Rejected(_)) && cited_allow && arriving.is_told_by_another() {
+            return Ok(Err(ReceiveError::Incomplete("another server tells a state that does not allow it")));
+        }
         let outcome = match outcome {
             Outcome::Accepted if !self.is_recommended(cache, event).await? => Outcome::SoftFailed,
             outcome => outcome,

@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use hearth_core::Event;
@@ -17,6 +18,7 @@ use hearth_store::{
 };
 use quick_cache::sync::Cache;
 use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName};
+use tokio::time::timeout;
 
 use super::{order::in_order, partial::PATIENCE};
 use crate::{
@@ -44,6 +46,10 @@ const SINGLE_MAX: usize = 20;
 
 /// Events of a state that are looked up, and stored, at once.
 const STATE_EVENTS_AT_ONCE: usize = 2_000;
+
+/// How long what is fetched for one gap may take, from all servers together: a reader waits for it, and so do others who
+/// read there.
+const FETCH_TIME: Duration = Duration::from_secs(30);
 
 /// How long a gap is left alone that nobody could fill, in milliseconds.
 const FAILED_MS: u64 = 60_000;
@@ -105,7 +111,14 @@ impl Rooms {
         let Some(row) = store.get::<GapRow>(Table::Tl, &gap_key(room, gap)).await? else { return Ok(0) };
         let missing: Vec<OwnedEventId> =
             row.missing.into_iter().filter_map(|id| OwnedEventId::try_from(id).ok()).collect();
-        let filled = match self.fetch_past(room, room_id, &missing).await? {
+        let past = match timeout(FETCH_TIME, self.fetch_past(room, room_id, &missing)).await {
+            Ok(past) => past?,
+            Err(_) => {
+                tracing::info!(%room_id, "history was not fetched in time");
+                None
+            }
+        };
+        let filled = match past {
             Some(past) => self.store_past(room, Target::Top { gap, missing: &missing }, &past).await?,
             None => 0,
         };

@@ -9,11 +9,14 @@ mod history;
 mod state;
 mod undone;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hearth_store::{LoadError, RoomNumber, StoredEvent};
 use ruma::{OwnedEventId, RoomId, ServerName};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use crate::{ReadError, rooms::Rooms};
 
@@ -26,6 +29,9 @@ const NOT_IN_ROOM: &str = "your server is not in this room";
 
 /// Whole states that are read for other servers at once: each may be a hundred megabytes.
 const STATES_AT_ONCE: usize = 4;
+
+/// How long a join waits for its turn: servers wait longer for an answer.
+const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why another server is not given what it asked for.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -55,16 +61,27 @@ pub(crate) struct Serving {
     /// The state keys of the memberships of one server's users.
     members: MemberKeys,
     states: Semaphore,
+    /// Their own, so that who asks for states keeps nobody from joining.
+    joins: Semaphore,
 }
 
 impl Serving {
     pub(crate) fn new() -> Self {
-        Self { members: MemberKeys::new(), states: Semaphore::new(STATES_AT_ONCE) }
+        Self {
+            members: MemberKeys::new(),
+            states: Semaphore::new(STATES_AT_ONCE),
+            joins: Semaphore::new(STATES_AT_ONCE),
+        }
     }
 
     /// A turn to read a whole state for another server; `None`: too many do.
     pub(crate) fn state_turn(&self) -> Option<SemaphorePermit<'_>> {
         self.states.try_acquire().ok()
+    }
+
+    /// A turn to tell a whole state with a join; `None`: there was none for too long.
+    pub(crate) async fn join_turn(&self) -> Option<SemaphorePermit<'_>> {
+        timeout(JOIN_PATIENCE, self.joins.acquire()).await.ok()?.ok()
     }
 }
 

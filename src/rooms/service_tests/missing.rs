@@ -127,6 +127,46 @@ async fn a_state_that_is_told_does_not_replace_what_is_known() {
     scene.world.check().await;
 }
 
+/// A server sends what follows a ban before the ban is here, and tells of a state without it: the ban counts all the same
+/// when it comes.
+#[tokio::test]
+async fn a_ban_that_comes_after_what_follows_it_counts() {
+    let scene = Scene::new(V).await;
+    open_topic(&scene).await;
+    let last = scene.room().last();
+    let before_ban = scene.room().get(&last).after.clone();
+    let ban = scene.go_on(&Act::member(BOB, DAN, "ban"));
+    let told = scene.go_on(&Act::say(CARL, "told"));
+    scene.room().tell(told.event_id(), before_ban);
+    scene.script.refused.lock().insert("missing_events");
+    scene.take(&told).await;
+    scene.take(&ban).await;
+    let membership = scene.world.state(&scene.room_id, "m.room.member", DAN).await.unwrap();
+    assert_eq!(membership["membership"], "ban");
+    scene.world.check().await;
+}
+
+/// A server tells of a state in which a user of another server is not in the room: their event is not refused for good.
+#[tokio::test]
+async fn a_state_that_is_told_silences_nobody() {
+    let scene = Scene::new(V).await;
+    let last = scene.room().last();
+    let mut lie = scene.room().get(&last).after.clone();
+    let kept_back = scene.go_on(&Act::say(BOB, "kept back"));
+    let said = scene.go_on(&Act::say(DAN, "said"));
+    let behind = scene.go_on(&Act::say(BOB, "behind"));
+    let truth = scene.room().get(said.event_id()).before.clone();
+    lie.retain(|(_, key), _| key != DAN);
+    scene.room().tell(said.event_id(), lie);
+    scene.script.unlisted.lock().insert(kept_back.event_id().to_owned());
+    scene.send(&[&behind]).await;
+    assert!(scene.stored(&said).await.is_none_or(|stored| !stored.header.flags.has(EventFlags::REJECTED)));
+    scene.room().tell(said.event_id(), truth);
+    scene.take(&said).await;
+    assert!(scene.is_shown(&said).await);
+    scene.world.check().await;
+}
+
 #[tokio::test]
 async fn who_is_not_told_a_state_asks_for_the_one_before_the_missing_event() {
     let scene = Scene::new(V).await;

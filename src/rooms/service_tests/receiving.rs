@@ -413,6 +413,34 @@ async fn many_branches_are_bounded() {
     scene.world.check().await;
 }
 
+/// Who sends many branches from before a ban does not undo it: they push out their own. Whether they only speak, or set states.
+#[tokio::test]
+async fn many_branches_of_one_server_push_out_no_other() {
+    for sets_state in [false, true] {
+        let scene = Scene::new(V).await;
+        open_topic(&scene).await;
+        let base = scene.room().last();
+        let ban = crate::MemberChange {
+            room_id: scene.room_id.clone(),
+            sender: user("alice"),
+            target: super::script::CARL.try_into().unwrap(),
+            action: crate::MemberAction::Ban,
+            content: serde_json::Map::new(),
+            guest: false,
+        };
+        let ban = scene.world.rooms.change_member(ban).await.unwrap();
+        scene.follow().await;
+        let act = |n: u32| if sets_state { topic(BOB, &n.to_string()) } else { Act::say(BOB, &n.to_string()) };
+        let branches: Vec<Event> = (0..45).map(|n| scene.room().make(&[&base], &act(n))).collect();
+        let results = scene.send(&branches.iter().collect::<Vec<_>>()).await;
+        assert!(results.iter().all(Result::is_ok));
+        assert!(scene.extremities().await.contains(ban.as_str()), "{sets_state}");
+        let member = scene.world.state(&scene.room_id, "m.room.member", super::script::CARL).await.unwrap();
+        assert_eq!(member["membership"], "ban", "{sets_state}");
+        scene.world.check().await;
+    }
+}
+
 #[tokio::test]
 async fn what_several_events_cite_is_missing_once() {
     for comes_first in [true, false] {

@@ -169,7 +169,11 @@ impl Rooms {
             false => writer.before(cache, group, arriving).await?,
         };
         let Some(before) = before else { return Ok(None) };
-        let is_allowed = cited.check(event).is_ok() && writer.allows(cache, group, event, before.state).await?;
+        let cited_allow = cited.check(event).is_ok();
+        let is_allowed = cited_allow && writer.allows(cache, group, event, before.state).await?;
+        if cited_allow && !is_allowed && arriving.is_told_by_another() {
+            return Ok(None);
+        }
         let verdict = if is_allowed { Verdict::Accepted } else { Verdict::Rejected };
         let redacting = match verdict {
             Verdict::Accepted => group.redacting_of(cache, event, before.state).await?,
