@@ -12,7 +12,7 @@ use hearth_store::{
 use ruma::{OwnedUserId, UserId};
 use serde_json::{Map, Value};
 
-use super::{is_same_signed, parse, public_key};
+use super::{is_canonical, is_same_signed, parse, public_key};
 use crate::{Fault, Users, fault::committed};
 
 /// Keys that a user uploads; what is absent stays as it is, unless the master key changes.
@@ -176,8 +176,12 @@ fn check_shape<'k>(kind: Kind, user_id: &UserId, key: &'k Map<String, Value>) ->
         return Err(malformed("its key must be named ed25519:, followed by itself"));
     }
     PublicKey::from_base64(public, 0).ok_or_else(|| malformed("its key is no ed25519 key"))?;
-    if text(key).len() > IDENTITY_KEYS_BYTES_MAX {
+    let json = text(key);
+    if json.len() > IDENTITY_KEYS_BYTES_MAX {
         return Err(malformed("it is too large"));
+    }
+    if !is_canonical(&json) {
+        return Err(malformed("its numbers must be integers within ±(2^53 − 1)"));
     }
     Ok(public)
 }

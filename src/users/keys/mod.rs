@@ -17,6 +17,7 @@ mod upload;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use hearth_core::{Limits, check_json};
 use hearth_ports::Partition;
 use hearth_store::{
     Table, UserNumber,
@@ -123,6 +124,13 @@ fn parse(what: &str, json: &str) -> Result<Map<String, Value>, Fault> {
 /// An object as it is passed on.
 fn raw(object: &Map<String, Value>) -> Box<RawValue> {
     serde_json::value::to_raw_value(object).expect("a map of values is JSON")
+}
+
+/// Whether JSON can be part of what this server signs, which is
+/// [canonical](https://spec.matrix.org/v1.19/appendices/#canonical-json): another server that reads other numbers writes
+/// them in its own way and finds the signature wrong, and with it all that came in the same request.
+pub(crate) fn is_canonical(json: &str) -> bool {
+    check_json(json.as_bytes(), &Limits::EVENT).is_ok()
 }
 
 /// Whether two objects say the same, whoever signed them and whatever others added.

@@ -15,7 +15,7 @@ use hearth_store::{
 use ruma::{DeviceId, UserId};
 use serde_json::{Map, Value};
 
-use super::{KeyCounts, add_signature, is_same_signed, parse, public_key};
+use super::{KeyCounts, add_signature, is_canonical, is_same_signed, parse, public_key, raw};
 use crate::{
     Fault, Users,
     fault::{COMMIT_ATTEMPTS, committed},
@@ -54,6 +54,9 @@ pub enum UploadError {
     #[error(transparent)]
     Fault(#[from] Fault),
 }
+
+/// What is wrong with what is not canonical.
+const NOT_CANONICAL: &str = "numbers must be integers within ±(2^53 − 1)";
 
 /// An upload that has the right shape.
 struct Checked {
@@ -214,6 +217,9 @@ fn check_device_keys(
         return Err(malformed("signatures must be an object of objects of strings"));
     }
     keys.remove("unsigned");
+    if !is_canonical(raw(&keys).get()) {
+        return Err(UploadError::Malformed(format!("device_keys: {NOT_CANONICAL}")));
+    }
     Ok(keys)
 }
 
@@ -235,7 +241,11 @@ fn claimable(name: &str, key: &Value) -> Result<ClaimableKey, UploadError> {
     if !is_key {
         return Err(malformed("it must be a string, or an object with a string `key`"));
     }
-    Ok(ClaimableKey { algorithm: algorithm.to_owned(), id: id.to_owned(), json: key.to_string() })
+    let json = key.to_string();
+    if !is_canonical(&json) {
+        return Err(malformed(NOT_CANONICAL));
+    }
+    Ok(ClaimableKey { algorithm: algorithm.to_owned(), id: id.to_owned(), json })
 }
 
 /// Adds uploaded keys to those that the device has. A one-time key that is there already may come again, for the answer of

@@ -165,6 +165,13 @@ async fn devices_speak_for_themselves_only_and_in_the_right_shape() {
         let error = refused(one_time(&[(name, key)])).await;
         assert!(matches!(error, UploadError::Malformed(_)), "{name}: {error}");
     }
+    for number in [json!(1.10), json!(1e-7), json!(-0.0), json!(1e16), json!(9_007_199_254_740_992_u64)] {
+        let error = refused(with(&|keys| keys["x"] = json!([number]))).await;
+        assert!(matches!(error, UploadError::Malformed(_)), "{number}: {error}");
+        let key = json!({ "key": "k", "x": number });
+        assert!(matches!(refused(one_time(&[("a:1", key.clone())])).await, UploadError::Malformed(_)), "{number}");
+        assert!(matches!(refused(fallback("a:1", key)).await, UploadError::Malformed(_)), "{number}");
+    }
     let large = with(&|keys| keys["algorithms"] = json!(["x".repeat(20_000)]));
     assert!(matches!(refused(large).await, UploadError::TooLarge(_)));
     let many = (0..300).map(|nth| (format!("a:{nth}"), json!("x".repeat(300))));

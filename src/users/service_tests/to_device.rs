@@ -144,7 +144,7 @@ async fn who_sends_again_after_a_failure_doubles_nothing() {
 async fn messages_for_other_servers_are_queued_once_in_edus_that_fit() {
     let world = world().await;
     world.with_devices("sender", &["S"]).await;
-    let large = json!({ "body": "x".repeat(40_000), "number": 1.50 });
+    let large = json!({ "body": "x".repeat(40_000), "number": 150 });
     let message = json!({ "@bob:far.test": { "A": large, "B": large, "*": large }, "@carol:else.test": { "C": {} } });
     for _ in 0..2 {
         world.tell("1", &message).await.unwrap();
@@ -190,6 +190,18 @@ async fn requests_are_bounded() {
     let alice = world.with_devices("alice", &["A"]).await;
     let no_object = world.tell("1", &json!({ &alice: { "A": "text" } })).await;
     assert!(matches!(no_object, Err(ToDeviceError::Malformed)));
+    for number in ["1.10", "1e-7", "1E5", "-0", "9007199254740992", "1".repeat(300).as_str()] {
+        let messages = format!("{{\"{alice}\":{{\"A\":{{\"deep\":[{{\"x\":{number}}}]}}}}}}");
+        let messages: ToDeviceContents = serde_json::from_str(&messages).unwrap();
+        let (sender, device) = (id("sender"), <&DeviceId>::from("S"));
+        let sent = world.users.send_to_device(&sender, device, KIND, "n", &messages).await;
+        assert!(matches!(sent, Err(ToDeviceError::Malformed)), "{number}");
+        // What another server lets pass is not lost for it.
+        let (bob, origin) = (UserId::parse("@bob:far.test").unwrap(), "far.test".try_into().unwrap());
+        assert_eq!(world.users.receive_to_device(origin, &bob, KIND, number, messages).await.unwrap(), 0);
+    }
+    assert_eq!(world.waiting(&alice, "A").await.len(), 6);
+    world.delivered(&alice, "A").await;
     let large = json!({ &alice: { "A": { "body": "x".repeat(70_000) } } });
     assert!(matches!(world.tell("1", &large).await, Err(ToDeviceError::TooLarge(_))));
     let many = (0..2_000).map(|nth| {

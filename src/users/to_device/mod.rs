@@ -23,7 +23,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, Us
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{Fault, Users, memory::Memory};
+use crate::{Fault, Users, keys::is_canonical, memory::Memory};
 use deliver::Once;
 
 pub use waiting::{ToDeviceMessage, ToDeviceMessages};
@@ -58,8 +58,8 @@ pub type ToDeviceContents = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Box<Ra
 /// Why messages were not taken.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ToDeviceError {
-    /// A content is no object (`M_BAD_JSON`).
-    #[error("the content of a message must be an object")]
+    /// A content is no object, or one that cannot be signed on its way to another server (`M_BAD_JSON`).
+    #[error("the content of a message must be an object, and its numbers integers within ±(2^53 − 1)")]
     Malformed,
     /// A type or content is too long, or there are too many messages (`M_TOO_LARGE`).
     #[error("{0}")]
@@ -202,7 +202,13 @@ fn check(kind: &str, contents: &ToDeviceContents) -> Result<(), ToDeviceError> {
     if contents.len() > TO_DEVICE_USERS_MAX || messages > TO_DEVICE_MESSAGES_MAX {
         return Err(ToDeviceError::TooLarge("too many messages at once"));
     }
-    contents.values().flatten().try_for_each(|(device_id, content)| check_message(device_id, content))
+    for (device_id, content) in contents.values().flatten() {
+        check_message(device_id, content)?;
+        if !is_canonical(content.get()) {
+            return Err(ToDeviceError::Malformed);
+        }
+    }
+    Ok(())
 }
 
 fn check_kind(kind: &str) -> Result<(), ToDeviceError> {

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use hearth_core::{Limits, check_json};
 use hearth_edge::{Access, Call, Error, Limit, Reply, Route};
 use hearth_users::keys::{SIGNED_OBJECTS_MAX, SignatureRefusal};
 use ruma::OwnedUserId;
@@ -18,6 +19,8 @@ pub(super) fn route() -> Route<ClientState> {
 
 async fn upload(state: Arc<ClientState>, call: Call) -> Result<Reply, Error> {
     let signed: BTreeMap<OwnedUserId, BTreeMap<String, Map<String, Value>>> = call.json()?;
+    // What is signed is canonical JSON.
+    check_json(call.body(), &Limits::EVENT).map_err(|error| Error::bad_json(error.to_string()))?;
     if signed.values().map(BTreeMap::len).sum::<usize>() > SIGNED_OBJECTS_MAX {
         return Err(Error::too_large("too many signatures at once"));
     }

@@ -94,6 +94,7 @@ async fn keys_that_cannot_be_are_refused() {
         &|key| key["keys"] = json!({ "ed25519:a": "b" }),
         &|key| key["keys"] = json!({ "ed25519:short": "short" }),
         &|key| key["more"] = "x".repeat(20_000).into(),
+        &|key| key["more"] = json!({ "x": 1.10 }),
     ] {
         assert!(matches!(refused(master(change)).await, CrossSigningError::Malformed(_)));
     }
