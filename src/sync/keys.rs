@@ -7,20 +7,18 @@ use hearth_view::event_json::push_string;
 
 use crate::{Reader, json};
 
-/// Appends what is left, as it is in every answer: "if the count for all algorithms is zero, servers MAY omit this
-/// parameter"; the types of unused fallback keys are required.
+/// Appends what is left, as it is in every answer, also where nothing is: servers may then omit the counts, and clients
+/// would not bring new keys.
 pub(crate) async fn write(out: &mut Vec<u8>, users: &Users, user: UserNumber, reader: &Reader) -> Result<(), Fault> {
     let counts = users.key_counts(user, &reader.device_id).await?;
     let KeyCounts { one_time, unused_fallbacks } = &*counts;
-    if !one_time.is_empty() {
-        json::name(out, "device_one_time_keys_count");
-        json::push(out, "{");
-        for (algorithm, count) in one_time {
-            json::name(out, algorithm);
-            json::push(out, &count.to_string());
-        }
-        json::push(out, "}");
+    json::name(out, "device_one_time_keys_count");
+    json::push(out, "{");
+    for (algorithm, count) in one_time {
+        json::name(out, algorithm);
+        json::push(out, &count.to_string());
     }
+    json::push(out, "}");
     json::name(out, "device_unused_fallback_key_types");
     json::push(out, "[");
     for algorithm in unused_fallbacks {

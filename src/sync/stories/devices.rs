@@ -1,9 +1,9 @@
 //! Messages to devices, and whose device lists changed.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hearth_store::{LogEntry, Write, tables::Membership};
-use hearth_users::{AccountKind, Localpart, NewAccount, SessionWish, ToDeviceContents};
+use hearth_users::{AccountKind, Localpart, NewAccount, SessionWish, ToDeviceContents, keys::KeyUpload};
 use ruma::{UserId, server_name};
 use serde_json::{Value, json};
 
@@ -168,6 +168,27 @@ async fn check_changes(world: &World, reader: &Person, tokens: [&Value; 2], chan
     let found = world.syncs.key_changes(&reader.reader, from, to).await.expect("the tokens are ours");
     let ids = |people: &[&Person]| people.iter().map(|person| person.reader.user_id.clone()).collect::<Vec<_>>();
     assert_eq!(found, KeyChanges { changed: ids(changed), left: ids(left) });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_whose_last_key_was_given_out_learns_that() {
+    const ALGORITHM: &str = "signed_curve25519";
+    let world = World::new().await;
+    let alice = world.account("alice").await;
+    let (user_id, device_id) = (&alice.reader.user_id, &alice.reader.device_id);
+    let upload = async |keys: Value| {
+        let one_time_keys = serde_json::from_value(keys).expect("an object");
+        let upload = KeyUpload { one_time_keys, ..KeyUpload::default() };
+        world.users.upload_keys(user_id, device_id, upload).await.expect("a key").one_time[ALGORITHM]
+    };
+    assert_eq!(upload(json!({ "signed_curve25519:1": { "key": "k" } })).await, 1);
+    let first = world.first(&alice, json!({})).await;
+    assert_eq!(first["device_one_time_keys_count"], json!({ ALGORITHM: 1 }));
+    let device = BTreeMap::from([(device_id.clone(), ALGORITHM.to_owned())]);
+    assert_eq!(world.users.claim_local_keys(BTreeMap::from([(user_id.clone(), device)])).await.len(), 1);
+    let next = world.next(&alice, &first, json!({})).await;
+    assert_eq!(next["device_one_time_keys_count"], json!({ ALGORITHM: 0 }));
+    assert_eq!(upload(json!({})).await, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::world::{Person, Room, World, following, in_section, said};
 use crate::SyncQuery;
 
-/// What stands in every answer: the token, and the types of unused fallback keys.
-const EMPTY_FIELDS: usize = 2;
+/// What stands in every answer: the token, the counts of one-time keys, the types of unused fallback keys.
+const EMPTY_FIELDS: usize = 3;
 
 /// Alice and Bob in a room, the waiting query that follows a sync of Bob's, and that query's start.
 async fn bob_waits() -> (Arc<World>, Person, Person, Room, SyncQuery) {

@@ -41,10 +41,14 @@ use crate::{Fault, Users, memory::Memory};
 /// Devices whose counts of keys are remembered: some 200 bytes each.
 const COUNTS_MAX: usize = 32_768;
 
+/// The algorithm of which devices keep one-time keys. Clients take an absent count as no news, and so would never learn
+/// that all their keys have been given out.
+const ONE_TIME_ALGORITHM: &str = "signed_curve25519";
+
 /// What a device still has to give out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyCounts {
-    /// One-time keys by algorithm; none is 0.
+    /// One-time keys by algorithm. [`ONE_TIME_ALGORITHM`] is always there, also with 0; of others none is 0.
     pub one_time: BTreeMap<String, u64>,
     /// Algorithms whose fallback key was never given out.
     pub unused_fallbacks: Vec<String>,
@@ -53,6 +57,7 @@ pub struct KeyCounts {
 impl From<&ClaimableKeysRow> for KeyCounts {
     fn from(row: &ClaimableKeysRow) -> Self {
         let mut counts = Self::default();
+        counts.one_time.insert(ONE_TIME_ALGORITHM.to_owned(), 0);
         for key in &row.one_time {
             *counts.one_time.entry(key.algorithm.clone()).or_default() += 1;
         }
