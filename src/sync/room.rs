@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use hearth_store::{LoadError, Order, StateVersion, StoredEvent, tables::MembershipRow};
+use hearth_store::{
+    LoadError, Order, StateVersion, StoredEvent,
+    tables::{MembershipRow, TimelineRow},
+};
 use hearth_users::AccountData;
 use hearth_view::{
     Membership, PageToken,
@@ -177,7 +180,10 @@ impl<'a> Visit<'a> {
     async fn heed_members(&mut self) -> Result<bool, LoadError> {
         let look = self.view.look;
         let since = self.since.map_or(0, |since| since.position);
-        let may_have_come = self.tape.rows.iter().any(|(order, row)| row.event.is_none() && order.position > since);
+        let is_news = |(order, row): &(Order, TimelineRow)| row.event.is_none() && order.position > since;
+        // The row that says so may lie behind those that were read.
+        let is_cut_off = self.since.is_some_and(|since| !self.tape.reaches(since));
+        let may_have_come = is_cut_off || self.tape.rows.iter().any(is_news);
         if look.wish.lazy_members && !may_have_come {
             return Ok(true);
         }

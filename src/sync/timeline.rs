@@ -55,8 +55,7 @@ impl Tape {
         if since.is_some() {
             tape.go_on(store, rows.min(FIRST_ROWS)).await?;
         }
-        let reaches = |(last, _): &(Order, TimelineRow)| since.is_some_and(|since| *last <= since);
-        if !tape.is_whole && tape.rows.len() < rows && !tape.rows.last().is_some_and(reaches) {
+        if tape.rows.len() < rows && !since.map_or(tape.is_whole, |since| tape.reaches(since)) {
             tape.go_on(store, rows - tape.rows.len()).await?;
         }
         Ok(tape)
@@ -68,6 +67,11 @@ impl Tape {
         self.is_whole = page.len() < rows;
         self.rows.extend(page);
         Ok(())
+    }
+
+    /// Whether all rows behind this place were read.
+    pub(crate) fn reaches(&self, since: Order) -> bool {
+        self.is_whole || self.rows.last().is_some_and(|(last, _)| *last <= since)
     }
 
     /// The state at the tape's end.

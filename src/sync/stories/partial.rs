@@ -79,6 +79,32 @@ async fn who_wants_all_members_sees_the_room_when_they_are_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_for_members_one_by_one_learns_that_they_came_however_much_was_said_since() {
+    let world = World::new().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let room = world.room("room", &alice).await;
+    room.member(&bob, &bob, Membership::Join).await;
+    room.send(&alice, "m.room.encryption", Some(""), json!({ "algorithm": "m.megolm.v1.aes-sha2" })).await;
+    lose_members(&room).await;
+    let lazy = json!({"room": {"state": {"lazy_load_members": true}}});
+    let before = world.first(&alice, lazy.clone()).await;
+    find_members(&room, 7).await;
+    for nth in 0..25 {
+        room.message(&alice, &nth.to_string()).await;
+    }
+    let next = world.next(&alice, &before, lazy.clone()).await;
+    let told = in_section(&next, "join", &room);
+    assert_eq!((said(told).len(), &told["timeline"]["limited"]), (10, &json!(true)));
+    assert_eq!(told["summary"]["m.joined_member_count"], 7);
+    assert!(next["device_lists"]["changed"].as_array().unwrap().contains(&json!(bob.id())), "{next}");
+    for nth in 0..25 {
+        room.message(&alice, &nth.to_string()).await;
+    }
+    let next = world.next(&alice, &next, lazy).await;
+    assert_eq!(in_section(&next, "join", &room)["summary"], Value::Null, "that was told");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_leaves_before_the_members_are_there_is_told_of_all_the_stay() {
     let world = World::new().await;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
