@@ -29,8 +29,13 @@ const HEADERS_MAX: usize = 4;
 /// The longest key id, in bytes. The specification has no bound; they are a few letters.
 pub const KEY_ID_BYTES_MAX: usize = 128;
 
-/// Bodies carry events of old rooms, in which numbers may be of any kind. What is signed is the object that a body lies in.
+/// What is checked: bodies carry events of old rooms, in which numbers may be of any kind. What is signed is the object
+/// that a body lies in.
 const LIMITS: Limits = Limits { depth_max: SIGNED_DEPTH_MAX - 1, numbers: Numbers::Lenient };
+
+/// What we sign: "float values are not permitted". A server that reads a body before it writes it anew to check the
+/// signature spells other numbers in its own way, and would refuse ours.
+const OURS: Limits = Limits { numbers: Numbers::Strict, ..LIMITS };
 
 /// What is signed of a request.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +50,10 @@ pub struct Signed<'a> {
     pub content: Option<&'a [u8]>,
 }
 
-/// The value of the `Authorization` header with which `origin` sends a request. `content` must be JSON.
+/// The value of the `Authorization` header with which `origin` sends a request. `content` must be JSON, with numbers of
+/// canonical JSON only, so that the body counts as it is for whoever spells it otherwise.
 pub fn sign(key: &SigningKey, origin: &ServerName, request: &Signed<'_>) -> Result<String, JsonError> {
-    let content = request.content.map(|content| json::canonical(content, &LIMITS)).transpose()?;
+    let content = request.content.map(|content| json::canonical(content, &OURS)).transpose()?;
     let signature = key.sign_bytes(object(request, origin, content.as_deref().unwrap_or_default(), None).as_bytes());
     let (key_id, destination) = (key.id(), request.destination);
     // "Only include one space after `X-Matrix`", "only use lower-case names", "avoid including whitespace".
@@ -408,7 +414,7 @@ mod tests {
 
     #[test]
     fn what_is_signed_verifies_and_nothing_else_does() {
-        let body: &[u8] = br#"{ "b": [1, 2.5e3], "a": "\u00e4\/" }"#;
+        let body: &[u8] = br#"{ "b": [1, -25], "a": "\u00e4\/" }"#;
         let header = sign(&key(), server_name!("a.example"), &request(Some(body))).unwrap();
         let claim = read(&[&header]).unwrap();
         assert_eq!(claim.key_ids().collect::<Vec<_>>(), ["ed25519:1"]);
@@ -417,7 +423,7 @@ mod tests {
         let verify = |request: &Signed<'_>| claim.verify(&keys, request, NOW_MS);
 
         assert_eq!(verify(&request(Some(body))), Ok(()));
-        let spelt_otherwise: &[u8] = "{\"a\":\"ä/\",\"b\":[1,2.5e3]}".as_bytes();
+        let spelt_otherwise: &[u8] = "{\"a\":\"ä/\",\"b\":[1,-25]}".as_bytes();
         assert_eq!(verify(&request(Some(spelt_otherwise))), Ok(()));
 
         let wrong = Err(SignatureError::Wrong(server_name!("a.example").to_owned()));
@@ -431,6 +437,17 @@ mod tests {
         // Content that closes the object and goes on is no content.
         let hidden = [b"{},\"content\":", body].concat();
         assert!(matches!(verify(&request(Some(&hidden))), Err(SignatureError::Malformed(_))));
+    }
+
+    #[test]
+    fn numbers_that_others_spell_otherwise_are_not_signed() {
+        let huge = "9".repeat(5_000);
+        for number in ["1.10", "1e-7", "-0", "1E5", "1e16", "1.0", "9007199254740992", &huge] {
+            let body = format!(r#"{{"edus":[{{"content":{{"x":{number}}}}}]}}"#);
+            let signed = sign(&key(), server_name!("a.example"), &request(Some(body.as_bytes())));
+            assert_eq!(signed, Err(JsonError::Number), "{number}");
+        }
+        assert!(sign(&key(), server_name!("a.example"), &request(Some(b"[0,-1,9007199254740991]"))).is_ok());
     }
 
     /// On half of the stack that a thread of the runtime has.

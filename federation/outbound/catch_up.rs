@@ -64,7 +64,8 @@ impl Outbound {
             if is_full || !receipts.is_empty() && receipts.len() + read.len() > RECEIPTS_AT_ONCE {
                 return Ok(Missed { events, receipts, progress: Progress::Before(*room) });
             }
-            events.extend(newest.iter().take(pdus_max).map(|stored| stored.event.json().clone()));
+            let newest = newest.iter().take(pdus_max);
+            events.extend(newest.filter_map(|stored| self.if_sendable(*room, stored, stored.event.json().clone())));
             receipts.extend(read);
         }
         let last = rooms.last().filter(|_| rooms.len() == ROOMS_AT_ONCE);

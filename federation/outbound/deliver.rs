@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use hearth_ports::PeerError;
-use hearth_store::{CommitError, EventNumber, LoadError, RoomNumber, tables::QueuedRow};
+use hearth_store::{CommitError, EventNumber, LoadError, RoomNumber, StoredEvent, tables::QueuedRow};
 use ruma::ServerName;
 use tokio::time::{sleep, timeout};
 
@@ -17,7 +17,7 @@ use super::{
     queue::{Compose, Step, Taken},
     rows,
     targets::in_parting,
-    transaction::{EDUS_MAX, PDUS_MAX, Parts, Transaction, refused_events},
+    transaction::{EDUS_MAX, PDUS_MAX, Parts, Transaction, is_sendable_pdu, refused_events, sendable_edu},
 };
 
 /// How long an answer is waited for at most. The way out has its own time-outs, which should be shorter; a server that
@@ -26,6 +26,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Who has not answered after so long gets a row: the cursor of the log must not wait any longer.
 const SLOW_AFTER: Duration = Duration::from_secs(10);
+
+/// Events of which it is remembered that they cannot be sent, so that each is logged once.
+const UNSENDABLE_MAX: usize = 1_000;
 
 impl Outbound {
     /// Does what is to be done next about a destination. Whether there may be more.
@@ -59,14 +62,26 @@ impl Outbound {
     async fn compose(&self, destination: &Destination, compose: Compose) -> Result<(), LoadError> {
         let (mut parts, mut taken) = (Parts::default(), Taken::default());
         if compose.rows {
+            let mut unsendable = Vec::new();
             for (key, row) in rows::queued(&self.parts.store, &destination.name, PDUS_MAX).await? {
                 match row {
-                    QueuedRow::Edu { json } => parts.edus.push(json),
+                    QueuedRow::Edu { json } => match sendable_edu(json) {
+                        Ok(json) => parts.edus.push(json),
+                        Err(error) => {
+                            tracing::warn!(server = %destination.name, %error, "what is queued cannot be sent: dropped");
+                            unsendable.push(key.clone());
+                        }
+                    },
                     QueuedRow::Event { room, event } => {
                         parts.pdus.extend(self.parting_pdu(&destination.name, room, event).await?)
                     }
                 }
                 taken.rows.push(key);
+            }
+            if !unsendable.is_empty() {
+                // At once, however long the rest waits.
+                let deleted = rows::delete_queued(&self.parts.store, &destination.name, unsendable).await;
+                deleted.map_err(super::as_load_error)?;
             }
         }
         let pdus_max = PDUS_MAX - parts.pdus.len();
@@ -97,7 +112,10 @@ impl Outbound {
     }
 
     fn transaction(&self, mut parts: Parts, edus: Vec<String>) -> Option<Transaction> {
-        parts.edus.extend(edus);
+        parts.edus.extend(edus.into_iter().filter_map(|edu| {
+            let sendable = sendable_edu(edu);
+            sendable.inspect_err(|error| tracing::error!(%error, "what we say cannot be sent: dropped")).ok()
+        }));
         if parts.is_empty() {
             return None;
         }
@@ -107,9 +125,25 @@ impl Outbound {
         Some(parts.into_transaction(&self.parts.server_name, self.parts.clock.now_ms(), count))
     }
 
-    /// An event as other servers get it; `None`: it is no longer stored.
+    /// An event as other servers get it; `None`: it is no longer stored, or cannot be sent.
     pub(super) async fn pdu(&self, room: RoomNumber, event: EventNumber) -> Result<Option<Bytes>, LoadError> {
-        Ok(self.parts.store.event(room, event).await?.map(|stored| stored.event.json().clone()))
+        let stored = self.parts.store.event(room, event).await?;
+        Ok(stored.and_then(|stored| self.if_sendable(room, &stored, stored.event.json().clone())))
+    }
+
+    /// What goes out of an event, unless a transaction cannot hold it; which is logged once, not for each server.
+    pub(super) fn if_sendable(&self, room: RoomNumber, stored: &StoredEvent, json: Bytes) -> Option<Bytes> {
+        if is_sendable_pdu(stored.event.version(), &json) {
+            return Some(json);
+        }
+        let mut known = self.unsendable.lock();
+        if known.len() >= UNSENDABLE_MAX {
+            known.clear();
+        }
+        if known.insert((room, stored.number)) {
+            tracing::warn!(event_id = %stored.event.event_id(), "an event cannot be sent: it is no canonical JSON");
+        }
+        None
     }
 
     /// The same for a server that the event puts out.
@@ -119,7 +153,8 @@ impl Outbound {
         room: RoomNumber,
         event: EventNumber,
     ) -> Result<Option<Bytes>, LoadError> {
-        Ok(self.parts.store.event(room, event).await?.map(|stored| in_parting(&stored, server)))
+        let stored = self.parts.store.event(room, event).await?;
+        Ok(stored.and_then(|stored| self.if_sendable(room, &stored, in_parting(&stored, server))))
     }
 
     /// Sends a transaction, for the first time or again.

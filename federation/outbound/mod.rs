@@ -29,13 +29,13 @@ mod transaction;
 mod transmit;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
 use hearth_ports::{Clock, Entropy};
-use hearth_store::{CommitError, LoadError, Positions, Store, Unavailable, tables::QueuedRow};
+use hearth_store::{CommitError, EventNumber, LoadError, Positions, RoomNumber, Store, Unavailable, tables::QueuedRow};
 use hearth_users::Users;
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, ServerName};
@@ -132,6 +132,8 @@ pub struct Outbound {
     watched: Mutex<Watched>,
     /// Who is to be told who is there.
     newcomers: Mutex<Newcomers>,
+    /// Events of which the log has said that they cannot be sent.
+    unsendable: Mutex<HashSet<(RoomNumber, EventNumber)>>,
 }
 
 /// Another server.
@@ -191,6 +193,7 @@ impl Outbound {
             transactions: AtomicU64::new(0),
             watched: Mutex::new(Watched::new(parts.users.serial())),
             newcomers: Mutex::default(),
+            unsendable: Mutex::default(),
             parts,
         });
         outbound.all().iter().for_each(|destination| outbound.wake(destination));

@@ -7,6 +7,7 @@ mod parting;
 mod queued;
 mod reading;
 mod telling;
+mod unsendable;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,7 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hearth_core::SigningKey;
+use hearth_core::{Limits, Numbers, SigningKey, check_json, json::SIGNED_DEPTH_MAX};
 use hearth_ports::{BoxFuture, ManualClock, NoPeers, PeerError, SeededEntropy, mem::MemEngine};
 use hearth_rooms::{Creation, MemberAction, MemberChange, Message, Preset, Rooms, RoomsSettings};
 use hearth_store::{
@@ -119,6 +120,9 @@ impl Transmit for Script {
         Box::pin(async move {
             let server = destination.to_string();
             assert!(self.busy.lock().insert(server.clone()), "one transaction in flight");
+            // As what is signed, whoever parses it and writes it anew.
+            let limits = Limits { depth_max: SIGNED_DEPTH_MAX - 1, numbers: Numbers::Strict };
+            assert_eq!(check_json(&body, &limits), Ok(()), "the body is canonical JSON but for its white space");
             let body = serde_json::from_slice(&body).expect("the body is JSON");
             self.sent.lock().push(Sent { server: server.clone(), id: transaction_id.to_owned(), body });
             let manner = self.manners.lock().get(&server).cloned().unwrap_or(Manner::Takes);
@@ -218,11 +222,16 @@ impl World {
 
     /// A public room of alice's, with these users in it.
     async fn room(&self, members: &[&str]) -> OwnedRoomId {
+        self.room_of(None, members).await
+    }
+
+    /// The same of this version.
+    async fn room_of(&self, version: Option<&str>, members: &[&str]) -> OwnedRoomId {
         let creation = Creation {
             creator: user("@alice:hearth.test"),
             is_admin: false,
             profile: Map::new(),
-            version: None,
+            version: version.map(str::to_owned),
             preset: Preset::Public,
             is_published: false,
             alias_name: None,

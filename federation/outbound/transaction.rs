@@ -4,6 +4,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use hearth_core::{
+    JsonError, Limits, Numbers, RoomVersion, check_json,
+    json::{SIGNED_DEPTH_MAX, canonical},
+};
 use hearth_store::id16;
 use ruma::ServerName;
 use serde::Deserialize;
@@ -13,6 +17,10 @@ pub(super) const PDUS_MAX: usize = 50;
 
 /// "And 100 EDUs".
 pub(super) const EDUS_MAX: usize = 100;
+
+/// What may be in a transaction: what its signature, made over canonical JSON, may cover. The item lies in a list, in the
+/// transaction, in the object that is signed.
+const ITEM: Limits = Limits { depth_max: SIGNED_DEPTH_MAX - 3, numbers: Numbers::Strict };
 
 /// How much of a server's words on an event goes into our log, in characters.
 const ERROR_CHARS_MAX: usize = 200;
@@ -55,6 +63,22 @@ impl Parts {
         let hash: String = id16(&body).iter().map(|byte| format!("{byte:02x}")).collect();
         Transaction { id: format!("{hash}-{count}"), body: body.into() }
     }
+}
+
+/// An EDU as it can be in a transaction: integers in an odd spelling are written anew. One number outside canonical JSON
+/// would make the other server refuse all of it, as it spells such a number in its own way before it checks our signature.
+pub(super) fn sendable_edu(json: String) -> Result<String, JsonError> {
+    match check_json(json.as_bytes(), &ITEM) {
+        Ok(()) => Ok(json),
+        Err(JsonError::Number) => canonical(json.as_bytes(), &Limits { numbers: Numbers::Integers, ..ITEM }),
+        Err(error @ (JsonError::Malformed(_) | JsonError::TooDeep)) => Err(error),
+    }
+}
+
+/// Whether an event can be in a transaction just as it is: its id and signatures hold for no other spelling. From room
+/// version 6 on there are no events with numbers outside canonical JSON.
+pub(super) fn is_sendable_pdu(version: RoomVersion, json: &[u8]) -> bool {
+    version.is_strict_json() || check_json(json, &ITEM).is_ok()
 }
 
 fn push_list<'a>(body: &mut String, items: impl Iterator<Item = &'a str>) {
@@ -120,6 +144,22 @@ mod tests {
         assert_eq!(id(&["{}"], 1), id(&["{}"], 1));
         assert_ne!(id(&["{}"], 1), id(&["{}"], 2));
         assert_ne!(id(&["{}"], 1).split('-').next(), id(&["{}", "{}"], 1).split('-').next());
+    }
+
+    #[test]
+    fn integers_are_spelt_out_and_other_numbers_go_nowhere() {
+        let edu = |x: &str| sendable_edu(format!(r#"{{"x":{x}, "a":1}}"#));
+        assert_eq!(edu("5").unwrap(), r#"{"x":5, "a":1}"#, "nothing is touched without need");
+        assert_eq!(edu("-0").unwrap(), r#"{"a":1,"x":0}"#);
+        assert_eq!(edu("1E5").unwrap(), r#"{"a":1,"x":100000}"#);
+        for number in ["1.10", "1e-7", "1e16", "9007199254740992"] {
+            assert_eq!(edu(number), Err(JsonError::Number), "{number}");
+        }
+        let deep = format!("{}{}", "[".repeat(SIGNED_DEPTH_MAX), "]".repeat(SIGNED_DEPTH_MAX));
+        assert_eq!(edu(&deep), Err(JsonError::TooDeep));
+        assert!(matches!(edu("["), Err(JsonError::Malformed(_))));
+        // An event counts as it is or not at all.
+        assert!(!is_sendable_pdu(RoomVersion::V5, b"{\"x\":-0}") && is_sendable_pdu(RoomVersion::V5, b"{\"x\":7}"));
     }
 
     #[test]
