@@ -114,18 +114,19 @@ impl Rooms {
             Err(ReceiveError::NotInRoom) => return self.receive_outside(origin, room_id, events).await,
             Err(error) => return refuse_all(events.len(), &error),
         };
-        let as_sent = events.clone();
         let parsed = self.writer.parse(version, events).await;
         let mut results: Vec<Received> = parsed.iter().map(|raw| parsed_as(raw, room_id)).collect();
         if let Err(error) = self.may_bring(origin, room_id, room).await {
             results.iter_mut().for_each(|received| received.result = Err(error.clone()));
             return results;
         }
-        let good = as_sent.into_iter().zip(&results).filter(|(_, received)| received.result.is_ok());
-        let good: Vec<EventBytes> = good.map(|(bytes, _)| bytes).collect();
+        // As they are stored: what came may be longer than an event can be.
+        let good = parsed.iter().zip(&results).filter(|(_, received)| received.result.is_ok());
+        let good: Vec<EventBytes> =
+            good.filter_map(|(raw, _)| Some(raw.as_ref().ok()?.unchecked().json().clone())).collect();
         match self.hold_back(origin, room, &good).await {
-            Ok(false) => {}
-            Ok(true) => return results,
+            Ok(None) => {}
+            Ok(Some(kept)) => return refuse_behind(results, kept),
             Err(error) => return refuse_all(results.len(), &error),
         }
         let source = Source { writer: &self.writer, room, room_id, version, origin: ask };
@@ -215,6 +216,15 @@ fn parsed_as(raw: &Result<RawEvent, ReceiveError>, room_id: &RoomId) -> Received
         }
         Err(error) => Received { event_id: None, result: Err(error.clone()) },
     }
+}
+
+/// Of the events that are good only the first are kept.
+fn refuse_behind(mut results: Vec<Received>, kept: usize) -> Vec<Received> {
+    let good = results.iter_mut().filter(|received| received.result.is_ok());
+    for received in good.skip(kept) {
+        received.result = Err(ReceiveError::Incomplete("too many events wait for the room's members"));
+    }
+    results
 }
 
 fn refuse_all(count: usize, error: &ReceiveError) -> Vec<Received> {

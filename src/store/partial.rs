@@ -11,6 +11,9 @@ use crate::{
 /// Jobs that are read at the start. More rooms than that are not joined at once.
 const JOBS_MAX: usize = 100_000;
 
+/// Waiting events that are read at once to count them: each may have 64 kB.
+const COUNTED_AT_ONCE: usize = 100;
+
 impl Store {
     /// The rooms whose members are being fetched, or were when the server stopped.
     pub async fn partial_rooms(&self) -> Result<Vec<(RoomNumber, PartialRow)>, LoadError> {
@@ -38,6 +41,17 @@ impl Store {
     pub async fn waiting_events(&self, room: RoomNumber, rows_max: usize) -> Result<Vec<(Key, WaitingRow)>, LoadError> {
         let rows = self.scan_all(Table::Ev, KeyRange::prefix(waiting_prefix(room)), rows_max, false).await?;
         rows.into_iter().map(|row| Ok::<_, Corrupt>((row.key, decode(&row.value)?)).map_err(LoadError::from)).collect()
+    }
+
+    /// How many events of other servers wait for a room's members.
+    pub async fn count_waiting_events(&self, room: RoomNumber) -> Result<usize, LoadError> {
+        let (mut range, mut count) = (KeyRange::prefix(waiting_prefix(room)), 0);
+        loop {
+            let rows = self.scan_in_passing(Table::Ev, range.clone(), COUNTED_AT_ONCE).await?;
+            let Some(last) = rows.last() else { return Ok(count) };
+            count += rows.len();
+            range.from = [&last.key[..], &[0]].concat().into();
+        }
     }
 
     /// The events of other servers that lack what they rest on, with their keys.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hearth_core::{Event, RawEvent, RoomVersion, auth, auth_types, cosign};
+use hearth_core::{Event, Limits, RawEvent, RoomVersion, auth, auth_types, check_json, cosign};
 use hearth_ports::{EventBytes, Handshake, JoinAnswer};
 use hearth_store::{RoomNumber, StoredEvent};
 use ruma::{EventId, RoomId, ServerName, UserId};
@@ -67,6 +67,10 @@ impl Rooms {
         let raw = RawEvent::parse(version, &bytes)?;
         if raw.event_id().as_str() != event_id {
             return Err(HandshakeError::malformed("the event has another id than the path says"));
+        }
+        // Old room versions let it be, but those to whom we relay it sign and check it in another spelling.
+        if check_json(raw.unchecked().json(), &Limits::EVENT).is_err() {
+            return Err(HandshakeError::malformed("the event is not canonical JSON: numbers must be integers"));
         }
         let event_id = &raw.event_id().to_owned();
         check_member(raw.unchecked(), room_id, membership_name(handshake), origin)?;

@@ -69,7 +69,11 @@ impl Rooms {
         let mut via = vec![origin.to_owned()];
         via.extend(invitation.via.into_iter().filter(|server| server != origin).take(VIA_MAX - 1));
         let row = outside_row(signed.event(), Membership::Invite, stripped, &via);
-        self.tell_outside(&target, room_id, &row).await?;
+        if !self.tell_outside(&target, room_id, &row).await? {
+            // They have come in meanwhile.
+            self.take_invite(origin, room_id, signed).await?;
+            return Ok(bytes);
+        }
         tracing::info!(%room_id, %origin, %target, "invited from outside");
         Ok(bytes)
     }

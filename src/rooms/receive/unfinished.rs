@@ -1,9 +1,10 @@
-//! Events of others whose base could not be had: kept, and tried again, also through other servers.
+//! Events of others whose base, or whose signers' keys, could not be had: kept, and tried again, also through other servers.
 //!
 //! Who sent one does not send it again, and nobody else need ever cite it: the last word of a server in a room would be lost.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use hearth_core::{RawEvent, SignatureError};
 use hearth_ports::{EventBytes, Table};
 use hearth_store::{
     LoadError, RoomNumber, Write, encode,
@@ -59,7 +60,8 @@ impl Rooms {
         Ok(())
     }
 
-    /// Keeps those of the events that lack what they rest on, and tries them again in the background.
+    /// Keeps those of the events that lack something, and tries them again in the background. Nothing of servers that are not in
+    /// the room.
     pub(super) async fn keep_unfinished(
         self: &Arc<Self>,
         origin: &ServerName,
@@ -68,18 +70,20 @@ impl Rooms {
         received: &[Received],
     ) -> Result<(), ReceiveError> {
         let store = &self.writer.store;
-        let lacking =
-            events.iter().zip(received).filter_map(|(json, received)| match (&received.result, &received.event_id) {
-                (Err(ReceiveError::Incomplete(_)), Some(event_id)) => Some((event_id, json)),
-                _ => None,
-            });
-        let lacking: Vec<_> = lacking.collect();
+        let lacking = events.iter().zip(received).filter(|(_, received)| lacks_something(&received.result));
+        let lacking: Vec<&EventBytes> = lacking.map(|(json, _)| json).collect();
         let Some(room) = store.room_number(room_id).await?.filter(|_| !lacking.is_empty()) else { return Ok(()) };
+        let Some(identity) = store.room_identity(room).await? else { return Ok(()) };
+        if store.joined_from(room, origin).await? == 0 {
+            return Ok(());
+        }
+        // As they are stored: what came may be longer than an event can be.
+        let parsed = lacking.into_iter().filter_map(|json| RawEvent::parse(identity.version, json).ok());
+        let keyed = parsed.map(|raw| (unfinished_key(room, raw.event_id().as_str()), raw.unchecked().json().clone()));
         let kept = store.unfinished_events(room, KEPT_MAX).await?;
         let of_origin = kept.iter().filter(|(_, row)| row.origin == origin.as_str()).count();
         let free = KEPT_OF_ONE_MAX.saturating_sub(of_origin).min(KEPT_MAX - kept.len());
         let known: HashSet<_> = kept.into_iter().map(|(key, _)| key).collect();
-        let keyed = lacking.into_iter().map(|(event_id, json)| (unfinished_key(room, event_id.as_str()), json));
         let new: Vec<_> = keyed.filter(|(key, _)| !known.contains(key)).collect();
         count("dropped", new.len().saturating_sub(free));
         count("kept", new.len().min(free));
@@ -145,7 +149,8 @@ impl Rooms {
             let received = self.receive_through(ask.map_or(&*origin, |ask| ask), &origin, &room_id, events).await;
             let mut write = Write::new(room.partition());
             for ((key, row), received) in rows.iter().zip(received) {
-                let lacks = matches!(received.result, Err(ReceiveError::Incomplete(_) | ReceiveError::Unavailable(_)));
+                let is_ours = matches!(received.result, Err(ReceiveError::Unavailable(_)));
+                let lacks = is_ours || lacks_something(&received.result);
                 if lacks && now_ms.saturating_sub(row.since_ms) < PATIENCE_MS {
                     left += 1;
                     continue;
@@ -157,6 +162,11 @@ impl Rooms {
         }
         Ok(left == 0)
     }
+}
+
+/// Whether an event may be taken once something else is here.
+fn lacks_something(result: &Result<(), ReceiveError>) -> bool {
+    matches!(result, Err(ReceiveError::Incomplete(_) | ReceiveError::Signature(SignatureError::Missing(_))))
 }
 
 fn count(what: &'static str, events: usize) {

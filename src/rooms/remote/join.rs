@@ -10,8 +10,9 @@ use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName};
 
 use super::{Failed, load::Join, outside_row, stripped_of, template::Place};
 use crate::{
-    SendError,
+    ReceiveError, SendError,
     member::MemberAction,
+    receive::Outcome,
     rooms::{MemberChange, Rooms},
 };
 
@@ -115,10 +116,7 @@ impl Rooms {
         let signed = self.signed_join(event, &place, answer.event.take()).await?;
         let event_id = signed.event().event_id().to_owned();
         if self.is_kept_here(&change.room_id).await? {
-            let room = self.writer.store.room_number(&change.room_id).await.map_err(SendError::from)?;
-            let room = room.ok_or(SendError::UnknownRoom)?;
-            self.append_handshake(room, signed, Some(server.to_owned()), false).await.map_err(SendError::from)?;
-            return Ok(event_id);
+            return self.take_own_join(server, &change.room_id, signed).await;
         }
         let event = signed.into_event();
         let servers = answer.members_omitted.then(|| std::mem::take(&mut answer.servers_in_room));
@@ -128,6 +126,34 @@ impl Rooms {
         let room = self.writer.load_room(&change.room_id, &given, &join).await?;
         self.complete_later(room);
         Ok(event_id)
+    }
+
+    /// A join of ours into a room that is kept here, which another server has let in. It may stand behind what is only on its
+    /// way here: then it is completed like what others send, in time or later.
+    async fn take_own_join(
+        self: &Arc<Self>,
+        server: &ServerName,
+        room_id: &RoomId,
+        signed: SignedEvent,
+    ) -> Result<OwnedEventId, Failed> {
+        let room = self.writer.store.room_number(room_id).await.map_err(SendError::from)?;
+        let room = room.ok_or(SendError::UnknownRoom)?;
+        let (event_id, json) = (signed.event().event_id().to_owned(), signed.event().json().clone());
+        let refused = match self.append_received(room, signed, Some(server.to_owned()), false).await {
+            Ok(Outcome::Accepted) => return Ok(event_id),
+            Ok(Outcome::SoftFailed) => SendError::forbidden("the room's present state does not let this event in"),
+            Ok(Outcome::Rejected(reason)) => SendError::Forbidden(reason),
+            Err(ReceiveError::Incomplete(_)) => {
+                let received = self.receive(server, room_id, vec![json]).await.pop();
+                match received.map(|received| received.result) {
+                    Some(Ok(()) | Err(ReceiveError::Incomplete(_))) => return Ok(event_id),
+                    Some(Err(error)) => SendError::Unavailable(error.to_string()),
+                    None => SendError::Unavailable("an event has no outcome".to_owned()),
+                }
+            }
+            Err(error) => SendError::Unavailable(error.to_string()),
+        };
+        Err(refused.into())
     }
 
     /// The join as it goes into the room: with the signature of who vouches for it, where somebody does.
@@ -183,6 +209,7 @@ impl Rooms {
         let first = std::iter::once(server.to_owned());
         let via: Vec<OwnedServerName> = first.chain(via.iter().filter(|other| *other != server).cloned()).collect();
         let row = outside_row(&event, Membership::Knock, stripped, &via);
+        // Who has come in meanwhile has no need of it.
         self.tell_outside(&change.target, &change.room_id, &row).await?;
         Ok(event.event_id().to_owned())
     }

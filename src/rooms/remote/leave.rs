@@ -55,7 +55,7 @@ impl Rooms {
             Ok(Err(_)) | Err(_) => self.leave_alone(&change, &standing)?,
         };
         let row = outside_row(&event, Membership::Leave, Vec::new(), &[]);
-        if self.end_outside(&change.target, &change.room_id, &row).await? {
+        if self.tell_outside(&change.target, &change.room_id, &row).await? {
             return Ok(event.event_id().to_owned());
         }
         // Meanwhile they have come in.

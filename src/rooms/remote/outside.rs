@@ -35,26 +35,8 @@ impl Rooms {
     }
 
     /// Tells a user of ours what has become of them in a room that this server is not in. The room is given a number if it
-    /// has none.
+    /// has none. `false`: they have come into the room meanwhile, and nothing is told.
     pub(crate) async fn tell_outside(
-        &self,
-        user: &UserId,
-        room_id: &RoomId,
-        row: &OutsideRow,
-    ) -> Result<(), SendError> {
-        let user = self.writer.store.ensure_user_number(user).await?;
-        for _ in 0..WRITE_ATTEMPTS_MAX {
-            let (room, write) = self.begin_outside(room_id).await?;
-            if self.commit_outside(write, (user, room), row).await? {
-                return Ok(());
-            }
-        }
-        Err(SendError::Conflict)
-    }
-
-    /// Tells a user of ours that their invite or knock has ended. `false`: they have come into the room meanwhile, and
-    /// nothing is told.
-    pub(crate) async fn end_outside(
         &self,
         user: &UserId,
         room_id: &RoomId,

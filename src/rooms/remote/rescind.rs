@@ -84,10 +84,14 @@ impl Rooms {
             return Err(ReceiveError::NotInRoom);
         }
         let row = outside_row(&event, Membership::Leave, Vec::new(), &[]);
-        self.tell_outside(&user, room_id, &row).await.map_err(|error| match error {
+        let told = self.tell_outside(&user, room_id, &row).await.map_err(|error| match error {
             SendError::Unavailable(text) => ReceiveError::Unavailable(text),
             other => ReceiveError::Unavailable(other.to_string()),
         })?;
+        if !told {
+            // When it comes again, it goes the way of all events of rooms that are kept here.
+            return Err(ReceiveError::Unavailable("the user has come into the room meanwhile".to_owned()));
+        }
         tracing::info!(%room_id, %origin, %user, "an invite or knock from outside was ended");
         Ok(event.event_id().to_owned())
     }

@@ -213,10 +213,10 @@ async fn an_invite_that_was_accepted_meanwhile_has_not_ended() {
     let mut row = b.world.rooms.outside(&bob, &room_id).await.unwrap().unwrap();
     row.membership = Membership::Leave;
     b.own(&room_id, "bob", Join, &[]).await.unwrap();
-    assert!(!b.world.rooms.end_outside(&bob, &room_id, &row).await.unwrap());
+    assert!(!b.world.rooms.tell_outside(&bob, &room_id, &row).await.unwrap());
     assert!(b.world.rooms.outside(&bob, &room_id).await.unwrap().is_none());
     b.own(&room_id, "bob", Leave, &[]).await.unwrap();
-    assert!(b.world.rooms.end_outside(&bob, &room_id, &row).await.unwrap());
+    assert!(b.world.rooms.tell_outside(&bob, &room_id, &row).await.unwrap());
 }
 
 #[tokio::test]
@@ -274,6 +274,42 @@ async fn restricted_rooms_let_in_members_of_another_room() {
         let space_at_b = b.state_ids(&space).await;
         assert!(space_at_b.contains_key(&("m.room.member".to_owned(), b.user("bert").to_string())));
     }
+}
+
+/// Nobody here may let them in, and who does stands behind something that is still on its way here.
+#[tokio::test]
+async fn a_join_through_another_server_is_completed_with_what_it_stands_behind() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let space = a.create("alice", Preset::Public).await;
+    let room_id = a.create_in("alice", Preset::Private, RoomVersion::V11).await;
+    let mut levels = a.world.state(&room_id, "m.room.power_levels", "").await.unwrap();
+    levels["invite"] = 50.into();
+    a.set(&room_id, "alice", "m.room.power_levels", levels).await;
+    restrict(&a, &room_id, "restricted", &space).await;
+    b.join(&space, "bob", &[&a]).await.unwrap();
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    let bert = b.join(&space, "bert", &[]).await.unwrap();
+    a.hears(&b, &space, &[&bert]).await;
+    let on_its_way = a.say(&room_id, "alice", "on its way").await.unwrap();
+    let joined = b.join(&room_id, "bert", &[&a]).await.unwrap();
+    assert!(b.has(&room_id, &on_its_way).await && b.has(&room_id, &joined).await);
+    assert_eq!(b.membership(&room_id, &b.user("bert")).await, Some(Membership::Join));
+    assert_agree(&room_id, &a, &b).await;
+}
+
+/// A join that is refused because too many come in at once has not happened.
+#[tokio::test(start_paused = true)]
+async fn a_join_that_is_refused_has_not_happened() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    let mut turns = Vec::new();
+    while let Some(turn) = a.world.rooms.serving.join_turn().await {
+        turns.push(turn);
+    }
+    assert!(b.join(&room_id, "bob", &[&a]).await.is_err());
+    assert_eq!(a.membership(&room_id, &b.user("bob")).await, None);
+    drop(turns);
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
 }
 
 #[tokio::test]

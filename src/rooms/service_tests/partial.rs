@@ -277,3 +277,35 @@ async fn a_join_that_is_undone_before_the_members_came_is_completed_and_known_to
     assert!(c.has(&room_id, &met).await);
     assert_eq!(c.membership(&room_id, &c.user("carol")).await, undone);
 }
+
+/// Strangers who send what they like into a room whose members are being fetched leave room for those who are in it.
+#[tokio::test(start_paused = true)]
+async fn strangers_do_not_crowd_out_what_waits_for_the_members() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = crowded(&a, RoomVersion::V11).await;
+    a.net.mute.lock().insert("state");
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    let room = b.world.number(&room_id).await;
+    let said = a.say(&room_id, "user1", "hello").await.unwrap();
+    let like: serde_json::Value = serde_json::from_slice(a.event(&room_id, &said).await.json()).unwrap();
+    let junk = |nth: u64| {
+        let mut junk = like.clone();
+        junk["origin_server_ts"] = nth.into();
+        Bytes::from(junk.to_string())
+    };
+    let mut refused = 0;
+    for nth in 0..12 {
+        let some = (50 * nth..50 * (nth + 1)).map(junk).collect();
+        let received = b.world.rooms.receive(ruma::server_name!("evil.test"), &room_id, some).await;
+        refused += received.iter().filter(|received| received.result.is_err()).count();
+    }
+    assert_eq!((b.world.store.count_waiting_events(room).await.unwrap(), refused), (500, 100));
+    // What is not part of the event is not kept, however long.
+    let mut long = like;
+    long["unsigned"] = json!({ "x": "x".repeat(100_000) });
+    let received = b.world.rooms.receive(&a.name, &room_id, vec![Bytes::from(long.to_string())]).await;
+    assert!(received[0].result.is_ok(), "{received:?}");
+    a.net.mute.lock().clear();
+    b.completes().await;
+    assert!(b.has(&room_id, &said).await);
+}

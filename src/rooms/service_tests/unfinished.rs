@@ -83,6 +83,10 @@ async fn what_one_server_can_have_kept_is_bounded_and_given_up_after_a_day() {
     let sent: Vec<Event> = (0..60).map(behind).collect();
     scene.script.hidden.lock().insert(hidden.event_id().to_owned());
     scene.script.refused.lock().extend(["missing_events", "state_ids", "state", "event", "event_auth"]);
+    // Of a server that is not in the room nothing is.
+    let json: Vec<_> = sent.iter().map(|event| event.json().clone()).collect();
+    scene.world.rooms.receive(ruma::server_name!("evil.test"), &scene.room_id, json).await;
+    assert_eq!(scene.world.store.unfinished_rooms().await.unwrap(), []);
     for some in sent.chunks(40) {
         let results = scene.send(&some.iter().collect::<Vec<_>>()).await;
         assert!(results.iter().all(|result| matches!(result, Err(ReceiveError::Incomplete(_)))), "{results:?}");

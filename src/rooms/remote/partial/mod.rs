@@ -33,6 +33,8 @@ use tokio::{
 
 use crate::{SendError, member::MemberIntent, rooms::Rooms};
 
+use waiting::Waiting;
+
 /// Rooms that are completed at once: what they hold in memory is some 40 MB for 100,000 members.
 const COMPLETED_AT_ONCE: usize = 2;
 
@@ -51,7 +53,7 @@ pub(crate) struct Partial {
     driven: Mutex<HashSet<RoomNumber>>,
     turns: Semaphore,
     /// How many events of others wait.
-    waiting: Mutex<HashMap<RoomNumber, usize>>,
+    waiting: Mutex<HashMap<RoomNumber, Waiting>>,
 }
 
 impl Partial {

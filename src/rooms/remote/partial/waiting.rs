@@ -15,19 +15,31 @@ use crate::{ReceiveError, SendError, rooms::Rooms};
 /// Events that wait for one room. Of more, what comes later leads to those that were let go.
 const WAITING_MAX: usize = 5_000;
 
+/// Those of them that servers have brought of which it is not known that they are in the room: some may have come in since.
+const STRANGERS_WAITING_MAX: usize = 500;
+
+/// How many events wait for a room's members.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Waiting {
+    all: usize,
+    /// Brought by strangers since the server was started.
+    of_strangers: usize,
+}
+
 /// Events that are taken at once: as many as a transaction has.
 const TAKEN_AT_ONCE: usize = 50;
 
 impl Rooms {
-    /// Keeps events for later, if the room's members are being fetched. `false`: they are not, nothing was kept.
+    /// Keeps events for later, if the room's members are being fetched. The answer is how many of them, from the first on, are
+    /// kept; `None`: the members are not being fetched, nothing was kept.
     pub(crate) async fn hold_back(
         &self,
         origin: &ServerName,
         room: RoomNumber,
         events: &[EventBytes],
-    ) -> Result<bool, ReceiveError> {
+    ) -> Result<Option<usize>, ReceiveError> {
         if !self.is_partial(room).await? {
-            return Ok(false);
+            return Ok(None);
         }
         // While this is held, nobody says that the room is complete and takes what has waited so far.
         let active = self.writer.active(room);
@@ -35,14 +47,20 @@ impl Rooms {
         let cache =
             self.writer.load(&mut slot, room).await.map_err(|error| ReceiveError::Unavailable(error.to_string()))?;
         if !cache.head.partial {
-            return Ok(false);
+            return Ok(None);
         }
+        let store = &self.writer.store;
         let waiting = self.joins.partial.waiting.lock().get(&room).copied();
-        let waiting = match waiting {
+        let mut waiting = match waiting {
             Some(waiting) => waiting,
-            None => self.writer.store.waiting_events(room, WAITING_MAX).await?.len(),
+            None => Waiting { all: store.count_waiting_events(room).await?, of_strangers: 0 },
         };
-        let kept = events.len().min(WAITING_MAX.saturating_sub(waiting));
+        let is_stranger = store.joined_from(room, origin).await? == 0;
+        let mut free = WAITING_MAX.saturating_sub(waiting.all);
+        if is_stranger {
+            free = free.min(STRANGERS_WAITING_MAX.saturating_sub(waiting.of_strangers));
+        }
+        let kept = events.len().min(free);
         if kept < events.len() {
             metrics::counter!("rooms_waiting_dropped").increment((events.len() - kept) as u64);
         }
@@ -53,9 +71,11 @@ impl Rooms {
             let in_key = Some((WAITING_POSITION_OFFSET, at));
             write.put_filled(Table::Ev, waiting_key(room, 0), encode(&row), in_key, &[]);
         }
-        self.writer.store.commit(write).await?;
-        self.joins.partial.waiting.lock().insert(room, waiting + kept);
-        Ok(true)
+        store.commit(write).await?;
+        waiting.all += kept;
+        waiting.of_strangers += if is_stranger { kept } else { 0 };
+        self.joins.partial.waiting.lock().insert(room, waiting);
+        Ok(Some(kept))
     }
 
     /// Takes the events that have waited, as they came.
