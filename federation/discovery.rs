@@ -80,7 +80,7 @@ pub enum Step {
 /// Finds servers.
 pub struct Discovery {
     resolver: Arc<dyn Resolver>,
-    well_knowns: WellKnowns,
+    well_knowns: Arc<WellKnowns>,
 }
 
 /// The steps taken, if somebody wants to know.
@@ -89,7 +89,7 @@ type Trace<'a> = Option<&'a mut Vec<Step>>;
 impl Discovery {
     /// Knows no server yet.
     pub fn new(http: Arc<dyn HttpClient>, resolver: Arc<dyn Resolver>, clock: Arc<dyn Clock>) -> Self {
-        let well_knowns = WellKnowns::new(http, Arc::clone(&resolver), clock);
+        let well_knowns = Arc::new(WellKnowns::new(http, Arc::clone(&resolver), clock));
         Self { resolver, well_knowns }
     }
 

@@ -1,12 +1,13 @@
 //! A network that answers as it is told.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    collections::{BTreeMap, HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -32,6 +33,8 @@ pub(crate) struct Net {
     hosts: Mutex<BTreeMap<(String, String), Respond>>,
     asked: Mutex<Vec<HttpRequest>>,
     looked_up: Mutex<Vec<String>>,
+    /// Names and ports at which packets are dropped.
+    silent: Mutex<HashSet<(String, u16)>>,
     held: AtomicBool,
     release: Notify,
 }
@@ -77,6 +80,11 @@ impl Net {
         self.respond(host, path, move |_| Err(error.clone()));
     }
 
+    /// Nobody who asks there gets an answer, nor is refused.
+    pub(crate) fn silence(&self, name: &str, port: u16) {
+        self.silent.lock().insert((name.to_owned(), port));
+    }
+
     /// What was asked since the last time.
     pub(crate) fn asked(&self) -> Vec<HttpRequest> {
         std::mem::take(&mut self.asked.lock())
@@ -107,6 +115,12 @@ impl HttpClient for Net {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpAnswer, HttpError>> {
         Box::pin(async move {
             self.asked.lock().push(request.clone());
+            let port = request.target.addresses.first().map_or(0, SocketAddr::port);
+            let is_silent = self.silent.lock().contains(&(request.target.tls_name.clone(), port));
+            if is_silent {
+                tokio::time::sleep(Duration::from_millis(request.timeout_ms)).await;
+                return Err(HttpError::TimedOut);
+            }
             loop {
                 let released = self.release.notified();
                 if !self.held.load(Ordering::SeqCst) {

@@ -2,23 +2,27 @@
 //! [Step 3](https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names).
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use hearth_ports::{Clock, HttpAnswer, HttpClient, HttpError, HttpRequest, HttpTarget, Resolver};
 use http::{
     HeaderMap, Method, StatusCode,
     header::{CACHE_CONTROL, LOCATION},
 };
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use ruma::{OwnedServerName, ServerName};
 use serde::Deserialize;
 use url::{Host, Url};
-
-use crate::flights::Flights;
 
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
@@ -40,10 +44,11 @@ const REDIRECTS_MAX: usize = 5;
 const LOCATION_BYTES_MAX: usize = 2_048;
 /// The document is one short field.
 const DOCUMENT_BYTES_MAX: usize = 16 << 10;
-/// What is waited for each answer.
-const ANSWER_TIMEOUT_MS: u64 = 10_000;
+/// What is waited for each answer. A host whose port 443 drops packets has none, and its server may be well elsewhere: what
+/// is left of the time-outs of those who ask (keys: 8 s) must be enough to ask there.
+const ANSWER_TIMEOUT_MS: u64 = 4_000;
 /// What is waited for all of it, DNS and redirects included.
-const WHOLE_TIMEOUT: Duration = Duration::from_secs(20);
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(6);
 /// Addresses of its host that are tried.
 const ADDRESSES_MAX: usize = 4;
 /// Hosts whose answers are kept, at some 300 bytes each.
@@ -89,38 +94,62 @@ enum Fetched {
     Unheard(String),
 }
 
+/// A request that runs, for all who wait for it.
+type Running = Shared<BoxFuture<'static, WellKnown>>;
+
 /// The documents of hosts.
 pub(super) struct WellKnowns {
     http: Arc<dyn HttpClient>,
     resolver: Arc<dyn Resolver>,
     clock: Arc<dyn Clock>,
     known: Cache<String, Entry>,
-    flights: Flights<String>,
+    /// Hosts that are being asked: at most one request each. Held for map operations only.
+    running: Mutex<HashMap<String, Running>>,
 }
 
 impl WellKnowns {
     pub(super) fn new(http: Arc<dyn HttpClient>, resolver: Arc<dyn Resolver>, clock: Arc<dyn Clock>) -> Self {
-        Self { http, resolver, clock, known: Cache::new(HOSTS_MAX), flights: Flights::new() }
+        Self { http, resolver, clock, known: Cache::new(HOSTS_MAX), running: Mutex::default() }
     }
 
     /// What a host says, from the cache while that counts.
-    pub(super) async fn get(&self, host: &str) -> WellKnown {
+    pub(super) async fn get(self: &Arc<Self>, host: &str) -> WellKnown {
         let host = host.to_owned();
-        if let Some(fresh) = self.fresh(&host) {
-            return fresh;
-        }
-        let _flight = self.flights.enter(&host).await;
         match self.fresh(&host) {
             Some(fresh) => fresh,
-            None => self.refresh(host).await,
+            None => self.refreshed(host, false).await,
         }
     }
 
     /// What a host says now.
-    pub(super) async fn get_anew(&self, host: &str) -> WellKnown {
-        let host = host.to_owned();
-        let _flight = self.flights.enter(&host).await;
-        self.refresh(host).await
+    pub(super) async fn get_anew(self: &Arc<Self>, host: &str) -> WellKnown {
+        self.refreshed(host.to_owned(), true).await
+    }
+
+    /// What a host says to a request that runs already, or to a new one. It goes on when nobody waits for it any longer: who
+    /// comes next profits from what it learns, also that the host is not heard.
+    /// `anew`: what is known does not count.
+    async fn refreshed(self: &Arc<Self>, host: String, anew: bool) -> WellKnown {
+        let (asking, is_new) = {
+            let mut running = self.running.lock();
+            // One that has just ended.
+            if let Some(fresh) = self.fresh(&host).filter(|_| !anew) {
+                return fresh;
+            }
+            match running.get(&host) {
+                Some(asking) => (asking.clone(), false),
+                None => {
+                    let asking =
+                        Asking { well_knowns: Arc::clone(self), host: host.clone() }.answered().boxed().shared();
+                    running.insert(host, asking.clone());
+                    (asking, true)
+                }
+            }
+        };
+        if is_new {
+            tokio::spawn(asking.clone());
+        }
+        asking.await
     }
 
     fn fresh(&self, host: &String) -> Option<WellKnown> {
@@ -128,12 +157,12 @@ impl WellKnowns {
         (self.clock.now_ms() < entry.until_ms).then_some(entry.well_known)
     }
 
-    async fn refresh(&self, host: String) -> WellKnown {
-        let fetched = tokio::time::timeout(WHOLE_TIMEOUT, self.fetch(&host)).await;
+    async fn refresh(&self, host: &String) -> WellKnown {
+        let fetched = tokio::time::timeout(WHOLE_TIMEOUT, self.fetch(host)).await;
         let fetched = fetched.unwrap_or_else(|_| Fetched::Unheard("it took too long".to_owned()));
-        let entry = next(self.known.get(&host), fetched, self.clock.now_ms());
+        let entry = next(self.known.get(host), fetched, self.clock.now_ms());
         tracing::debug!(host, well_known = ?entry.well_known, "well-known document");
-        self.known.insert(host, entry.clone());
+        self.known.insert(host.clone(), entry.clone());
         entry.well_known
     }
 
@@ -178,6 +207,25 @@ impl WellKnowns {
             HttpError::Unreachable(_) | HttpError::TimedOut => Fetched::Unheard(error.to_string()),
             HttpError::Denied(_) | HttpError::TooLarge => Fetched::Nothing(error.to_string()),
         })
+    }
+}
+
+/// A request that runs: whatever its end, others may begin one then.
+struct Asking {
+    well_knowns: Arc<WellKnowns>,
+    host: String,
+}
+
+impl Asking {
+    async fn answered(self) -> WellKnown {
+        self.well_knowns.refresh(&self.host).await
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        // Let go of after the lock.
+        let _running = self.well_knowns.running.lock().remove(&self.host);
     }
 }
 

@@ -128,3 +128,31 @@ fn read_notary(
     }
     Ok(read)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hearth_core::SigningKey;
+    use hearth_ports::SeededEntropy;
+    use ruma::server_name;
+
+    use super::*;
+    use crate::{
+        policy::ServerPolicy,
+        testing::{Net, clock},
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_web_port_leaves_time_to_ask_for_keys() {
+        let net = Net::new();
+        net.name("b.example", &["192.0.2.2"]);
+        net.silence("b.example", 443);
+        net.json("b.example", "/_matrix/key/v2/server", &json!("no keys"));
+        let (key, entropy) = (Arc::new(SigningKey::from_seed(&[1; 32], "k")), Arc::new(SeededEntropy::new(1)));
+        let policy = ServerPolicy::open(server_name!("a.example").to_owned());
+        let remote = Remote::new(key, policy, net.clone(), net.clone(), clock(), entropy);
+        let answer = from_itself(&remote, server_name!("b.example"), Urgency::Routine).await;
+        assert!(matches!(answer, Err(FetchError::Answer(_))), "it answers, if with nonsense: {answer:?}");
+    }
+}

@@ -212,3 +212,20 @@ async fn a_slow_server_is_asked_so_often_at_once_and_not_waited_for() {
     assert!(answers.iter().all(|answer| matches!(answer, Err(PeerError::Unreachable(_)))));
     assert_eq!(world.remote.backoff(peer()).unwrap().failures, 1, "it is one outage");
 }
+
+#[tokio::test(start_paused = true)]
+async fn that_a_web_port_is_silent_is_learnt_however_short_the_time_of_each_who_asks() {
+    let world = World::new();
+    // It federates on 8448; its firewall drops what comes to 443, where its well-known document would be.
+    world.net.name("c.example", &["192.0.2.3"]);
+    world.net.silence("c.example", 443);
+    world.net.json("c.example", "/_matrix/", &json!({ "fine": true }));
+    let get = async || {
+        let ask = Ask { timeout_ms: 3_000, urgency: Urgency::Always, ..ask(Method::GET, None) };
+        world.remote.send(server_name!("c.example"), ask).await
+    };
+    assert!(matches!(get().await, Err(PeerError::Unreachable(_))));
+    assert_eq!(get().await.unwrap(), r#"{"fine":true}"#);
+    let at_443 = world.net.asked().iter().filter(|request| request.path.starts_with("/.well-known")).count();
+    assert_eq!(at_443, 1, "both waited for one request");
+}
