@@ -29,9 +29,6 @@ use super::{
 /// The longest id of a message, in bytes: 32 characters.
 const MESSAGE_ID_BYTES_MAX: usize = 32 * 4;
 
-/// Updates that one may say to follow. Servers name those that nothing follows yet: mostly one.
-const PREVIOUS_MAX: usize = 20;
-
 #[derive(Deserialize)]
 struct Direct<'a> {
     sender: OwnedUserId,
@@ -158,15 +155,11 @@ async fn take_device(state: &Inbound, origin: &ServerName, content: &str) -> Res
     if user_id.server_name() != origin {
         return Err(Ignored::Stranger);
     }
-    let prev_id = prev_id.unwrap_or_default();
-    if prev_id.len() > PREVIOUS_MAX {
-        return Err(Ignored::TooMuch);
-    }
     let update = DeviceUpdate {
         user_id,
         device_id,
         stream_id,
-        prev_id,
+        prev_id: prev_id.unwrap_or_default(),
         deleted: deleted.unwrap_or_default(),
         keys,
         display_name: device_display_name,

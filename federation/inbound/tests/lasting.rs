@@ -107,6 +107,9 @@ async fn changes_are_heeded_of_those_who_share_a_room() {
     assert_eq!(world.transaction(FAR, "a", &edus).await.0, 200);
     assert_eq!(world.transaction("else.test", "a", &[device_update(&bob, 1)]).await.0, 200);
     assert_eq!(jobs().await, 0);
-    assert_eq!(world.transaction(FAR, "b", &[device_update(&bob, 1), device_update(&bob, 2)]).await.0, 200);
+    // However much it says to follow, it says that something changed.
+    let mut update = device_update(&bob, 1);
+    update["content"]["prev_id"] = (100..1_000).collect();
+    assert_eq!(world.transaction(FAR, "b", &[update, device_update(&bob, 2)]).await.0, 200);
     assert_eq!(jobs().await, 1, "his list is to be asked for");
 }

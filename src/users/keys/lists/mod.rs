@@ -3,7 +3,8 @@
 //!
 //! A list is filled by asking the user's server for all of it (`refresh.rs`), then follows the updates that the server
 //! sends: each names the one before it. When one is missing the list is stale, which a row says that survives restarts,
-//! until it was asked for anew. It goes with the last shared room, for from then on nobody tells us of changes.
+//! until it was asked for anew. Of a list that cannot be had, or kept, only the change is told: who then asks for it gets
+//! what the server answers. It goes with the last shared room, for from then on nobody tells us of changes.
 
 mod cached;
 mod refresh;
@@ -87,6 +88,8 @@ pub(crate) struct ListMemory {
 struct Due {
     at: Instant,
     failures: u32,
+    /// Those who share a room with the user have heard that the list changed, although it cannot be kept.
+    told: bool,
 }
 
 impl ListMemory {
@@ -96,9 +99,9 @@ impl ListMemory {
 
     /// A list is to be asked for anew, at once.
     fn want(&self, user: UserNumber) {
-        let now = Due { at: Instant::now(), failures: 0 };
-        // Who tells of a change can be asked.
-        self.due.lock().entry(user).and_modify(|due| due.at = now.at).or_insert(now);
+        let now = Due { at: Instant::now(), failures: 0, told: false };
+        // Who tells of a change can be asked, and the change is another one.
+        self.due.lock().entry(user).and_modify(|due| *due = Due { failures: due.failures, ..now }).or_insert(now);
         self.woken.notify_one();
     }
 }
@@ -150,7 +153,8 @@ impl Users {
             let fits = |key: &Option<Box<RawValue>>| {
                 key.as_ref().is_none_or(|key| key.get().len() <= IDENTITY_KEYS_BYTES_MAX && key.get().starts_with('{'))
             };
-            let write = if is_known && fits(&update.master_key) && fits(&update.self_signing_key) {
+            let is_applied = is_known && fits(&update.master_key) && fits(&update.self_signing_key);
+            let write = if is_applied {
                 let text = |key: &Option<Box<RawValue>>| key.as_ref().map(|key| key.get().to_owned());
                 list.row.master = text(&update.master_key).or(list.row.master);
                 list.row.self_signing = text(&update.self_signing_key).or(list.row.self_signing);
@@ -163,7 +167,7 @@ impl Users {
                 outdated(user, list)
             };
             if committed(self.store.commit(write).await)? {
-                if !is_known {
+                if !is_applied {
                     self.lists.want(user);
                 }
                 return Ok(true);

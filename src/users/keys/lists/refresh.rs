@@ -66,6 +66,13 @@ pub(super) enum RefreshError {
     Fault(Fault),
 }
 
+impl RefreshError {
+    /// Asking again will hardly help: clients have to ask the server themselves.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::TooLarge)
+    }
+}
+
 impl<E: Into<Fault>> From<E> for RefreshError {
     fn from(error: E) -> Self {
         Self::Fault(error.into())
@@ -153,17 +160,28 @@ impl Users {
         for user in users {
             let Ok(Some(user_id)) = self.store.user_id(user).await else { continue };
             // An update that comes from now on puts it back.
-            let failures = self.lists.due.lock().remove(&user).map_or(0, |due| due.failures);
+            let due = self.lists.due.lock().remove(&user);
+            let (failures, told) = due.map_or((0, false), |due| (due.failures, due.told));
             let result = self.refresh_list(peers, &user_id, user, BACKGROUND_TIMEOUT_MS).await;
             if let Err(error) = result
                 && !matches!(error, RefreshError::NotShared)
             {
                 tracing::debug!(%user_id, %error, "a device list was not brought up to date");
+                let told = told || error.is_final() && self.tell_of_change(user).await;
                 let pause = RETRY_AFTER.saturating_mul(1 << failures.min(16)).min(RETRY_AFTER_MAX);
-                let later = Due { at: Instant::now() + pause, failures: failures.saturating_add(1) };
+                let later = Due { at: Instant::now() + pause, failures: failures.saturating_add(1), told };
                 self.lists.due.lock().entry(user).or_insert(later);
             }
         }
+    }
+
+    /// Those who share a room with a user hear that the user's list changed, which is not known here. Says whether that
+    /// was done.
+    async fn tell_of_change(&self, user: UserNumber) -> bool {
+        let mut write = Write::new(user.partition());
+        tell(&mut write, user);
+        let told = self.store.commit(write).await;
+        told.inspect_err(|error| tracing::warn!(%error, "a change of a device list is told later")).is_ok()
     }
 
     /// Asks for a list unless it is fresh, or has become so while another asked for it. Those who share a room with the

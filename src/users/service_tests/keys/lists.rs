@@ -253,3 +253,49 @@ async fn lists_that_are_too_large_are_not_kept() {
     far.tell(&bob(), 2, &devices[..10]);
     assert_eq!(world.query(&far).await.unwrap().len(), 10);
 }
+
+#[tokio::test(start_paused = true)]
+async fn changes_of_lists_that_cannot_be_kept_are_told_once_each() {
+    let world = world().await;
+    let far = Arc::new(Far::default());
+    world.share(&bob(), ROOM, Membership::Join).await;
+    let names: Vec<String> = (0..600).map(|nth| format!("D{nth}")).collect();
+    let devices: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
+    far.tell(&bob(), 1, &devices[..10]);
+    world.query(&far).await.unwrap();
+    world.users.keep_lists_fresh(Arc::clone(&far) as _);
+    far.tell(&bob(), 1, &devices);
+    for stream_id in [11, 12] {
+        let since = world.store.live().positions();
+        world.update("MORE", stream_id, &[10], Some("x")).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(world.told_of_changes(&since).await, "{stream_id}");
+        let since = world.store.live().positions();
+        tokio::time::sleep(Duration::from_secs(10 * 60 * 60)).await;
+        assert!(far.asked().0 > 1, "it is asked for again");
+        assert!(!world.told_of_changes(&since).await, "nothing is new: {stream_id}");
+    }
+    // A server that answers for another user.
+    far.lists.lock().insert(bob().to_string(), json!({ "user_id": "@x:far.test", "stream_id": 1, "devices": [] }));
+    let since = world.store.live().positions();
+    world.update("MORE", 13, &[12], Some("x")).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(world.told_of_changes(&since).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_too_large_makes_a_known_list_be_asked_for() {
+    let world = world().await;
+    let far = Arc::new(Far::default());
+    world.share(&bob(), ROOM, Membership::Join).await;
+    far.tell(&bob(), 1, &[("A", "a")]);
+    world.query(&far).await.unwrap();
+    world.users.keep_lists_fresh(Arc::clone(&far) as _);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    far.asked();
+    let master = serde_json::value::to_raw_value(&json!({ "more": "x".repeat(100_000) })).unwrap();
+    let keys = SigningKeysUpdate { user_id: bob(), master_key: Some(master), self_signing_key: None };
+    assert!(world.users.take_signing_keys(keys).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(far.asked(), (1, 0));
+}
