@@ -101,8 +101,9 @@ impl Rooms {
     }
 
     /// The room, and those of these events of which this server may ask what was before: all, if it is in the room, else
-    /// those that go to it: its joins, what happened while it was in the room, and what put it out. Its turn to hear of them, or to
-    /// ask, may come when it is out already, and it must be able to find their places: else it never learns that it is.
+    /// those that go to it: its joins, what happened while it was in the room, and what put it out. Its turn to hear of
+    /// them, or to ask, may come when it is out already, and it must be able to find their places: else it never learns
+    /// that it is.
     pub(super) async fn room_until(
         &self,
         origin: &ServerName,
