@@ -411,9 +411,15 @@ impl Peers for FederationPeers {
         Box::pin(self.keys_of_users(server, "user/keys/query", query, timeout_ms))
     }
 
-    fn user_devices<'a>(&'a self, user: &'a UserId, timeout_ms: u64) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+    fn user_devices<'a>(
+        &'a self,
+        user: &'a UserId,
+        timeout_ms: u64,
+        is_waited_for: bool,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
         let path = Path::federation("v1", "user/devices").segment(user);
-        let bounds = Bounds { timeout_ms, answer_bytes_max: SMALL_BYTES_MAX, urgency: Urgency::Routine };
+        let urgency = if is_waited_for { Urgency::Person } else { Urgency::Routine };
+        let bounds = Bounds { timeout_ms, answer_bytes_max: SMALL_BYTES_MAX, urgency };
         Box::pin(async move { answers::object(self.get(user.server_name(), path, bounds).await?) })
     }
 

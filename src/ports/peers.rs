@@ -301,8 +301,13 @@ pub trait Peers: Send + Sync {
     }
 
     /// All devices of a user of another server: the answer of `GET /user/devices/{userId}`. It may take `timeout_ms`, in
-    /// milliseconds.
-    fn user_devices<'a>(&'a self, _user: &'a UserId, _timeout_ms: u64) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+    /// milliseconds. If somebody waits for it, a server that was not reached lately is asked all the same.
+    fn user_devices<'a>(
+        &'a self,
+        _user: &'a UserId,
+        _timeout_ms: u64,
+        _is_waited_for: bool,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
         denied()
     }
 

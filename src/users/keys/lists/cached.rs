@@ -1,6 +1,9 @@
 //! Answering from what is kept of remote users' devices.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use hearth_ports::{BoxFuture, Key, KeyRange, Peers};
@@ -10,11 +13,15 @@ use hearth_store::{
 };
 use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId};
 use serde_json::{Map, Value, value::RawValue};
+use tokio::time::Instant;
 
-use super::{DEVICES_MAX, refresh::RefreshError};
+use super::{
+    DEVICES_MAX,
+    refresh::{Patience, RefreshError},
+};
 use crate::{
     Fault, Users,
-    keys::{Failures, KeyQuery, WantedDevices, query::stored, raw, remote},
+    keys::{KeyQuery, WantedDevices, query::stored, raw, remote},
 };
 
 /// Lists of one server that are asked for one by one, to be kept, where a client waits for them. The others are asked for
@@ -27,14 +34,12 @@ const REFRESHED_AT_ONCE: usize = 64;
 /// What is kept that goes into one answer, in bytes: those who do not fit are asked for at their servers.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 
-/// What came of asking for lists.
-#[derive(Default)]
-struct Refreshed {
-    /// Whose are kept now.
-    users: Vec<OwnedUserId>,
-    /// Servers that were not reached.
-    failures: Failures,
-}
+/// Of the time that servers have, one part in so many is for lists that are then kept. Who does not answer by then, or
+/// fails over one list, is asked in the rest of it for all that is missing in one request.
+const REFRESHING_PART: u64 = 2;
+
+/// Whose list was asked for, and what came of it.
+type Asked = (OwnedUserId, UserNumber, Result<(), RefreshError>);
 
 impl Users {
     /// Identity keys of other servers' users: from what is kept, else from their servers, which have `timeout_ms` to
@@ -47,15 +52,14 @@ impl Users {
     ) -> Result<KeyQuery, Fault> {
         let mut query = KeyQuery::default();
         let mut bytes_left = ANSWER_BYTES_MAX;
+        let begun = Instant::now();
         let mut missing = self.answer_kept(&mut query, &mut bytes_left, wanted).await?;
-        let Refreshed { users, failures } = self.refresh_wanted(peers, &missing, timeout_ms).await?;
+        let users = self.refresh_wanted(peers, &missing, timeout_ms / REFRESHING_PART).await?;
         let again: WantedDevices = users.iter().filter_map(|user_id| missing.remove_entry(user_id)).collect();
         missing.extend(self.answer_kept(&mut query, &mut bytes_left, again).await?);
-        // Who was not reached just now is not tried again.
-        missing.retain(|user_id, _| !failures.contains_key(user_id.server_name()));
-        query.failures = failures;
         if !missing.is_empty() {
-            let asked = remote::query(peers, missing, timeout_ms).await;
+            let gone_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let asked = remote::query(peers, missing, timeout_ms.saturating_sub(gone_ms)).await;
             query.device_keys.extend(asked.device_keys);
             query.master_keys.extend(asked.master_keys);
             query.self_signing_keys.extend(asked.self_signing_keys);
@@ -117,36 +121,46 @@ impl Users {
         Ok(())
     }
 
-    /// Asks for the lists of users who share a room with ours, as many as can be asked for one by one.
+    /// Asks for the lists of users who share a room with ours, as many as can be asked for one by one. The answer is whose
+    /// are kept now; those that do not come in time, in milliseconds, come later.
     async fn refresh_wanted(
         &self,
         peers: &dyn Peers,
         wanted: &WantedDevices,
         timeout_ms: u64,
-    ) -> Result<Refreshed, Fault> {
-        let mut asked: Vec<BoxFuture<'_, (OwnedUserId, Result<(), RefreshError>)>> = Vec::new();
+    ) -> Result<Vec<OwnedUserId>, Fault> {
+        let patience = Patience { timeout_ms, is_waited_for: true };
+        let mut asked: Vec<BoxFuture<'_, Asked>> = Vec::new();
+        let mut open = BTreeSet::new();
         let mut by_server: BTreeMap<OwnedServerName, usize> = BTreeMap::new();
         for user_id in wanted.keys() {
             let count = by_server.entry(user_id.server_name().to_owned()).or_default();
             let Some(user) = self.store.user_number(user_id).await? else { continue };
             if *count < REFRESHED_PER_SERVER && self.is_shared(user).await? {
                 *count += 1;
+                open.insert(user);
                 asked.push(Box::pin(async move {
-                    (user_id.clone(), self.refresh_list(peers, user_id, user, timeout_ms).await)
+                    (user_id.clone(), user, self.refresh_list(peers, user_id, user, patience).await)
                 }));
             }
         }
-        let mut refreshed = Refreshed::default();
+        let mut refreshed = Vec::new();
         let mut asked = stream::iter(asked).buffer_unordered(REFRESHED_AT_ONCE);
-        while let Some((user_id, result)) = asked.next().await {
+        let over = tokio::time::sleep(Duration::from_millis(timeout_ms));
+        tokio::pin!(over);
+        loop {
+            let next = tokio::select! {
+                next = asked.next() => next,
+                () = &mut over => break,
+            };
+            let Some((user_id, user, result)) = next else { break };
+            open.remove(&user);
             match result {
-                Ok(()) => refreshed.users.push(user_id),
-                Err(RefreshError::Unreachable(error)) => {
-                    refreshed.failures.insert(user_id.server_name().to_owned(), error);
-                }
+                Ok(()) => refreshed.push(user_id),
                 Err(error) => tracing::debug!(%user_id, %error, "a device list was not brought up to date"),
             }
         }
+        open.into_iter().for_each(|user| self.lists.want(user));
         Ok(refreshed)
     }
 

@@ -22,14 +22,14 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{DEVICES_MAX, Due, LIST_BYTES_MAX, device_row, size_bytes, tell};
+use super::{DEVICES_MAX, Due, LIST_BYTES_MAX, ListMemory, device_row, size_bytes, tell};
 use crate::{Fault, Users, fault::committed};
 
 /// So often a list is asked for again because an update came meanwhile.
 const ASKED_AGAIN_MAX: usize = 3;
 
-/// How long a server has in the background, in milliseconds.
-const BACKGROUND_TIMEOUT_MS: u64 = 30_000;
+/// How lists are asked for in the background.
+const BACKGROUND: Patience = Patience { timeout_ms: 30_000, is_waited_for: false };
 
 /// Servers that are asked at once in the background.
 const SERVERS_AT_ONCE: usize = 8;
@@ -45,6 +45,33 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// Rows of lists to be asked for that are read at once at the start.
 const PAGE: usize = 1_000;
+
+/// How a server is asked for a list.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// How long it has, in milliseconds.
+    pub(super) timeout_ms: u64,
+    /// A client waits: the server is asked also if it was not reached lately.
+    pub(super) is_waited_for: bool,
+}
+
+/// A list that is being asked for.
+struct Flight<'a> {
+    lists: &'a ListMemory,
+    user: UserNumber,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Drop for Flight<'_> {
+    /// Also of those who waited no longer.
+    fn drop(&mut self) {
+        let mut flights = self.lists.flights.lock();
+        // Ours and the map's: nobody else waits.
+        if Arc::strong_count(&self.turn) <= 2 {
+            flights.remove(&self.user);
+        }
+    }
+}
 
 /// Why a list was not brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +189,7 @@ impl Users {
             // An update that comes from now on puts it back.
             let due = self.lists.due.lock().remove(&user);
             let (failures, told) = due.map_or((0, false), |due| (due.failures, due.told));
-            let result = self.refresh_list(peers, &user_id, user, BACKGROUND_TIMEOUT_MS).await;
+            let result = self.refresh_list(peers, &user_id, user, BACKGROUND).await;
             if let Err(error) = result
                 && !matches!(error, RefreshError::NotShared)
             {
@@ -191,18 +218,12 @@ impl Users {
         peers: &dyn Peers,
         user_id: &UserId,
         user: UserNumber,
-        timeout_ms: u64,
+        patience: Patience,
     ) -> Result<(), RefreshError> {
-        let flight = Arc::clone(self.lists.flights.lock().entry(user).or_default());
-        let turn = flight.lock().await;
-        let result = self.refresh_in_turn(peers, user_id, user, timeout_ms).await;
-        drop(turn);
-        let mut flights = self.lists.flights.lock();
-        // Ours and the map's: nobody else waits.
-        if Arc::strong_count(&flight) <= 2 {
-            flights.remove(&user);
-        }
-        result
+        let turn = Arc::clone(self.lists.flights.lock().entry(user).or_default());
+        let flight = Flight { lists: &self.lists, user, turn };
+        let _turn = flight.turn.lock().await;
+        self.refresh_in_turn(peers, user_id, user, patience).await
     }
 
     async fn refresh_in_turn(
@@ -210,7 +231,7 @@ impl Users {
         peers: &dyn Peers,
         user_id: &UserId,
         user: UserNumber,
-        timeout_ms: u64,
+        Patience { timeout_ms, is_waited_for }: Patience,
     ) -> Result<(), RefreshError> {
         for _ in 0..ASKED_AGAIN_MAX {
             let before = self.load_remote_list(user).await?;
@@ -222,7 +243,7 @@ impl Users {
                 self.delete_remote_list(user, before.bytes).await?;
                 return Err(RefreshError::NotShared);
             }
-            let body = peers.user_devices(user_id, timeout_ms).await;
+            let body = peers.user_devices(user_id, timeout_ms, is_waited_for).await;
             let answer: Answer = serde_json::from_slice(&body.map_err(refused)?)
                 .map_err(|error| RefreshError::Refused(format!("its answer: {error}")))?;
             if answer.user_id != user_id.as_str() {

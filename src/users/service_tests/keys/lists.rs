@@ -1,6 +1,9 @@
 //! Devices of other servers' users: kept, followed, asked for anew, forgotten.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hearth_core::{Event, PublicKeys, RoomVersion};
@@ -38,6 +41,12 @@ macro_rules! denied {
 #[derive(Default)]
 struct Far {
     lists: Mutex<HashMap<String, Value>>,
+    /// Of these it says nothing when it is asked for their lists.
+    hangs: Mutex<HashSet<String>>,
+    /// Keys that it tells in one request.
+    keys: Mutex<Value>,
+    /// Whether somebody waited, of each list that it was asked for.
+    waited: Mutex<Vec<bool>>,
     /// How often it was asked for lists, and for keys.
     asked: Mutex<(usize, usize)>,
 }
@@ -64,15 +73,29 @@ impl Peers for Far {
         Box::pin(std::future::ready(PublicKeys::default()))
     }
 
-    fn user_devices<'a>(&'a self, user: &'a UserId, _: u64) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+    fn user_devices<'a>(
+        &'a self,
+        user: &'a UserId,
+        timeout_ms: u64,
+        is_waited_for: bool,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
         self.asked.lock().0 += 1;
+        self.waited.lock().push(is_waited_for);
+        if self.hangs.lock().contains(user.as_str()) {
+            return Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(timeout_ms)).await;
+                Err(PeerError::Unreachable("it said nothing".to_owned()))
+            });
+        }
         let answer = self.lists.lock().get(user.as_str()).map(|list| Bytes::from(list.to_string()));
         Box::pin(std::future::ready(answer.ok_or_else(|| PeerError::Unreachable("nobody there".to_owned()))))
     }
 
     fn device_keys<'a>(&'a self, _: &'a ServerName, _: Bytes, _: u64) -> BoxFuture<'a, Result<Bytes, PeerError>> {
         self.asked.lock().1 += 1;
-        Box::pin(std::future::ready(Ok(Bytes::from_static(b"{\"device_keys\":{}}"))))
+        let keys = self.keys.lock().clone();
+        let answer = if keys.is_null() { json!({ "device_keys": {} }) } else { json!({ "device_keys": keys }) };
+        Box::pin(std::future::ready(Ok(Bytes::from(answer.to_string()))))
     }
 
     denied! {
@@ -298,4 +321,37 @@ async fn a_key_that_is_too_large_makes_a_known_list_be_asked_for() {
     assert!(world.users.take_signing_keys(keys).await.unwrap());
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(far.asked(), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_gets_in_time_what_a_server_tells_that_fails_over_some_lists() {
+    let world = world().await;
+    let far = Arc::new(Far::default());
+    let [carol, dave] = ["@carol:far.test", "@dave:far.test"].map(|name| UserId::parse(name).unwrap());
+    for user_id in [&bob(), &carol, &dave] {
+        world.share(user_id, ROOM, Membership::Join).await;
+    }
+    // Bob's list does not come, neither for us in the background, nor for those who wait; carol's is an error.
+    far.hangs.lock().insert(bob().to_string());
+    far.tell(&dave, 1, &[("D", "d")]);
+    *far.keys.lock() = json!({
+        bob(): { "B": device_keys(&bob(), "B") }, &carol: { "C": device_keys(&carol, "C") },
+    });
+    world.users.keep_lists_fresh(Arc::clone(&far) as _);
+    world.update("B", 1, &[], Some("b")).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(std::mem::take(&mut *far.waited.lock()), [false]);
+    let begun = tokio::time::Instant::now();
+    let wanted = [bob(), carol.clone(), dave.clone()].map(|user_id| (user_id, vec![]));
+    let query = world.users.query_keys(&*far, &id("alice"), wanted.into_iter().collect(), 10_000).await.unwrap();
+    assert!(begun.elapsed() <= Duration::from_secs(10), "{:?}", begun.elapsed());
+    let found: Vec<_> = query.device_keys.iter().map(|(user_id, devices)| (user_id, devices.len())).collect();
+    assert_eq!(found, [(&bob(), 1), (&carol, 1), (&dave, 1)]);
+    assert!(query.failures.is_empty(), "{:?}", query.failures);
+    assert_eq!(*far.waited.lock(), [true, true], "who waits does not heed that the server was not reached lately");
+    // Bob's comes once his server is well.
+    far.hangs.lock().clear();
+    far.tell(&bob(), 1, &[("B", "b")]);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(world.query(&far).await.unwrap(), ["b"]);
 }
