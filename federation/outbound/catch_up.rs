@@ -6,16 +6,12 @@ use std::{ops::Bound, sync::Arc};
 use bytes::Bytes;
 use hearth_ports::{Key, KeyRange, Table};
 use hearth_store::{
-    LoadError, Order, Position, RoomNumber, StoredEvent, decode,
+    EventNumber, LoadError, Order, Position, Positions, RoomNumber, StoredEvent, decode,
     tables::{Head, ServerRoomRow, head_key, server_room_key, server_rooms_prefix},
 };
 use ruma::ServerName;
 
-use super::{
-    Outbound,
-    ephemeral::ReceiptNews,
-    queue::{CatchUp, Progress},
-};
+use super::{Outbound, ephemeral::ReceiptNews};
 
 /// Rooms looked at in one step.
 const ROOMS_AT_ONCE: usize = 256;
@@ -28,6 +24,37 @@ const EVENTS_MAX: usize = 1_000;
 
 /// Receipts of one step, unless one room has more: as many as may wait for one destination.
 const RECEIPTS_AT_ONCE: usize = 1_000;
+
+/// Catching up on the newest events of the rooms that we share.
+#[derive(Clone, Debug)]
+pub(super) struct CatchUp {
+    /// Events up to here have arrived.
+    pub(super) from: Positions,
+    /// Once it is through, all up to here has.
+    pub(super) to: Positions,
+    /// `None`: at the beginning.
+    pub(super) next: Option<Place>,
+}
+
+/// Where catching up goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The rooms before this one are through.
+    room: RoomNumber,
+    /// And of this one the events that are to be sent, up to this one.
+    sent: Option<EventNumber>,
+}
+
+/// How far catching up is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It goes on here.
+    At(Place),
+    /// All rooms are through.
+    Through,
+    /// We share no room with it: it may be as it is.
+    Alone,
+}
 
 /// Some of what a server missed.
 pub(super) struct Missed {
@@ -46,8 +73,8 @@ impl Outbound {
         pdus_max: usize,
     ) -> Result<Missed, LoadError> {
         let (mut events, mut receipts) = (Vec::new(), Vec::new());
-        let rooms = self.shared_rooms(server, catch_up.next_room).await?;
-        if rooms.is_empty() && catch_up.next_room.is_none() {
+        let rooms = self.shared_rooms(server, catch_up.next.map(|next| next.room)).await?;
+        if rooms.is_empty() && catch_up.next.is_none() {
             return Ok(Missed { events, receipts, progress: Progress::Alone });
         }
         let keys: Vec<Key> = rooms.iter().map(|room| head_key(*room)).collect();
@@ -60,18 +87,26 @@ impl Outbound {
                 false => Vec::new(),
             };
             let read = self.missed_receipts(*room, from).await?;
-            let is_full = !events.is_empty() && events.len() + newest.len() > pdus_max;
-            if is_full || !receipts.is_empty() && receipts.len() + read.len() > RECEIPTS_AT_ONCE {
-                return Ok(Missed { events, receipts, progress: Progress::Before(*room) });
+            let mut sent = catch_up.next.filter(|next| next.room == *room).and_then(|next| next.sent);
+            if !receipts.is_empty() && receipts.len() + read.len() > RECEIPTS_AT_ONCE {
+                return Ok(Missed { events, receipts, progress: Progress::At(Place { room: *room, sent }) });
             }
-            let newest = newest.iter().take(pdus_max);
-            events.extend(newest.filter_map(|stored| self.if_sendable(*room, stored, stored.event.json().clone())));
+            for stored in newest {
+                if sent.is_some_and(|sent| stored.number <= sent) {
+                    continue;
+                }
+                if events.len() >= pdus_max {
+                    return Ok(Missed { events, receipts, progress: Progress::At(Place { room: *room, sent }) });
+                }
+                sent = Some(stored.number);
+                events.extend(self.if_sendable(*room, &stored, stored.event.json().clone()));
+            }
             receipts.extend(read);
         }
         let last = rooms.last().filter(|_| rooms.len() == ROOMS_AT_ONCE);
         let progress = last.and_then(|last| last.0.checked_add(1)).map_or(Progress::Through, |next| {
             // No room need have this number: it is where the next page begins.
-            Progress::Before(RoomNumber(next))
+            Progress::At(Place { room: RoomNumber(next), sent: None })
         });
         Ok(Missed { events, receipts, progress })
     }

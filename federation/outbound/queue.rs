@@ -15,6 +15,7 @@ use hearth_store::{EventNumber, Positions, RoomNumber, tables::DestinationRow};
 
 use super::{
     backoff::{PAUSE_MS_MAX, pause_ms, wished_pause_ms},
+    catch_up::{CatchUp, Progress},
     ephemeral::{Ephemeral, News, ReceiptNews},
     rows::{positions_of, positions_to_row},
     status::{Standing, Status},
@@ -78,28 +79,6 @@ struct Failing {
     last_error: String,
     /// It does not take this transaction, whatever the time.
     unacceptable: bool,
-}
-
-/// Catching up on the newest events of the rooms that we share.
-#[derive(Clone, Debug)]
-pub(super) struct CatchUp {
-    /// Events up to here have arrived.
-    pub(super) from: Positions,
-    /// Once it is through, all up to here has.
-    to: Positions,
-    /// The rooms before this one are through.
-    pub(super) next_room: Option<RoomNumber>,
-}
-
-/// How far catching up is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// The rooms before this one are through.
-    Before(RoomNumber),
-    /// All are.
-    Through,
-    /// We share no room with it: it may be as it is.
-    Alone,
 }
 
 /// A transaction that was not answered yet.
@@ -309,7 +288,7 @@ impl Queue {
             && self.catch_up.is_none()
             && let Some(from) = self.lost_from.take()
         {
-            self.catch_up = Some(CatchUp { from, to: read.clone(), next_room: None });
+            self.catch_up = Some(CatchUp { from, to: read.clone(), next: None });
         }
         let events = match self.catch_up {
             Some(_) => Vec::new(),
@@ -356,7 +335,7 @@ impl Queue {
     fn advance(&mut self, progress: Option<Progress>) {
         let Some(catch_up) = &mut self.catch_up else { return };
         match progress {
-            Some(Progress::Before(room)) => catch_up.next_room = Some(room),
+            Some(Progress::At(place)) => catch_up.next = Some(place),
             Some(Progress::Through) => {
                 self.since = Some(catch_up.to.clone());
                 self.catch_up = None;

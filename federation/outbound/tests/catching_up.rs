@@ -1,6 +1,7 @@
 //! Servers that were away.
 
 use hearth_rooms::MemberAction;
+use hearth_store::tables::QueuedRow;
 
 use super::*;
 use crate::outbound::queue::EVENTS_MAX;
@@ -234,4 +235,37 @@ async fn a_dead_server_that_misses_nothing_stays_known_as_dead() {
     w.say(&room, "@alice:hearth.test", "but for this").await;
     w.settle().await;
     assert_eq!((w.script.texts("far.test").len(), w.failures("far.test")), (1, failures + 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_of_a_room_for_which_a_transaction_has_no_place_come_in_the_next() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test"]).await;
+    w.settle().await;
+    w.say(&room, "@alice:hearth.test", "lost").await;
+    w.lose("far.test").await;
+    let mut heads = Vec::new();
+    for nth in 0..6 {
+        heads.push(w.say(&room, "@alice:hearth.test", &format!("head {nth}")).await);
+    }
+    // As if all had been written at once.
+    for head in &heads[..5] {
+        w.add_extremity(&room, head).await;
+    }
+    w.settle().await;
+    // What would put it out of other rooms is in rows, and fills most of a transaction.
+    let far = w.outbound.destination("far.test".try_into().unwrap()).unwrap();
+    let first = w.store.event_by_id(w.number(&room).await, &heads[0]).await.unwrap().unwrap();
+    for _ in 0..47 {
+        let row = QueuedRow::Event { room: w.number(&room).await, event: first.number };
+        w.outbound.queue_row(&far, row).await.unwrap();
+    }
+    w.script.set("far.test", Manner::Takes);
+    w.pass_ms(w.retry_in_ms("far.test")).await;
+    let sent = w.script.take("far.test");
+    assert_eq!(sent.iter().map(|sent| sent.pdus().len()).collect::<Vec<_>>(), [50, 3]);
+    let mut caught_up: Vec<_> = sent.iter().flat_map(Sent::texts).collect();
+    caught_up.retain(|text| text.starts_with("head"));
+    assert_eq!(caught_up, (0..6).map(|nth| format!("head {nth}")).collect::<Vec<_>>());
+    assert_eq!(w.standing("far.test"), Standing::Healthy);
 }
