@@ -1,9 +1,6 @@
 //! Answering from what is kept of remote users' devices.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use hearth_ports::{BoxFuture, Key, KeyRange, Peers};
@@ -131,14 +128,14 @@ impl Users {
     ) -> Result<Vec<OwnedUserId>, Fault> {
         let patience = Patience { timeout_ms, is_waited_for: true };
         let mut asked: Vec<BoxFuture<'_, Asked>> = Vec::new();
-        let mut open = BTreeSet::new();
+        let mut open = BTreeMap::new();
         let mut by_server: BTreeMap<OwnedServerName, usize> = BTreeMap::new();
         for user_id in wanted.keys() {
             let count = by_server.entry(user_id.server_name().to_owned()).or_default();
             let Some(user) = self.store.user_number(user_id).await? else { continue };
             if *count < REFRESHED_PER_SERVER && self.is_shared(user).await? {
                 *count += 1;
-                open.insert(user);
+                open.insert(user, user_id);
                 asked.push(Box::pin(async move {
                     (user_id.clone(), user, self.refresh_list(peers, user_id, user, patience).await)
                 }));
@@ -160,7 +157,7 @@ impl Users {
                 Err(error) => tracing::debug!(%user_id, %error, "a device list was not brought up to date"),
             }
         }
-        open.into_iter().for_each(|user| self.lists.want(user));
+        open.into_iter().for_each(|(user, user_id)| self.lists.want(user, user_id));
         Ok(refreshed)
     }
 

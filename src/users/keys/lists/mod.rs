@@ -22,7 +22,7 @@ use hearth_store::{
     },
 };
 use parking_lot::Mutex;
-use ruma::{OwnedDeviceId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, UserId};
 use serde_json::value::RawValue;
 use tokio::{sync::Notify, time::Instant};
 
@@ -84,9 +84,10 @@ pub(crate) struct ListMemory {
 }
 
 /// When a list is asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Due {
     at: Instant,
+    server: OwnedServerName,
     failures: u32,
     /// Those who share a room with the user have heard that the list changed, although it cannot be kept.
     told: bool,
@@ -98,10 +99,13 @@ impl ListMemory {
     }
 
     /// A list is to be asked for anew, at once.
-    fn want(&self, user: UserNumber) {
-        let now = Due { at: Instant::now(), failures: 0, told: false };
+    fn want(&self, user: UserNumber, user_id: &UserId) {
+        let server = || user_id.server_name().to_owned();
+        let mut due = self.due.lock();
+        let due =
+            due.entry(user).or_insert_with(|| Due { at: Instant::now(), server: server(), failures: 0, told: false });
         // Who tells of a change can be asked, and the change is another one.
-        self.due.lock().entry(user).and_modify(|due| *due = Due { failures: due.failures, ..now }).or_insert(now);
+        (due.at, due.told) = (Instant::now(), false);
         self.woken.notify_one();
     }
 }
@@ -133,7 +137,7 @@ impl Users {
             let write = applied.unwrap_or_else(|| outdated(user, list));
             if committed(self.store.commit(write).await)? {
                 if !is_applied {
-                    self.lists.want(user);
+                    self.lists.want(user, &update.user_id);
                 }
                 return Ok(true);
             }
@@ -168,7 +172,7 @@ impl Users {
             };
             if committed(self.store.commit(write).await)? {
                 if !is_applied {
-                    self.lists.want(user);
+                    self.lists.want(user, &update.user_id);
                 }
                 return Ok(true);
             }

@@ -3,12 +3,12 @@
 //! [`GET /user/devices/{userId}`](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1userdevicesuserid)
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use hearth_ports::{BoxFuture, KeyRange, Page, PeerError, Peers};
 use hearth_store::{
     Table, UserNumber, Write,
@@ -31,11 +31,11 @@ const ASKED_AGAIN_MAX: usize = 3;
 /// How lists are asked for in the background.
 const BACKGROUND: Patience = Patience { timeout_ms: 30_000, is_waited_for: false };
 
-/// Servers that are asked at once in the background.
-const SERVERS_AT_ONCE: usize = 8;
+/// Servers that are asked at once in the background, each for one list at a time.
+const SERVERS_AT_ONCE: usize = 32;
 
-/// Lists that are asked for in one round; the others wait for the next.
-const ROUND_MAX: usize = 1_000;
+/// After so long a server gives way to those that wait, however many lists it is still to be asked for.
+const TURN: Duration = Duration::from_secs(60);
 
 /// After a failure it is tried again after so long, and after each further one twice as long.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -53,6 +53,38 @@ pub(super) struct Patience {
     pub(super) timeout_ms: u64,
     /// A client waits: the server is asked also if it was not reached lately.
     pub(super) is_waited_for: bool,
+}
+
+impl ListMemory {
+    /// The lists that are due now at servers but these, by server: so many servers, who has waited longest first.
+    fn due_by_server(
+        &self,
+        busy: &BTreeSet<OwnedServerName>,
+        servers_max: usize,
+    ) -> Vec<(OwnedServerName, Vec<UserNumber>)> {
+        let now = Instant::now();
+        let due = self.due.lock();
+        let mut servers: BTreeMap<&OwnedServerName, (Instant, Vec<UserNumber>)> = BTreeMap::new();
+        for (user, due) in due.iter().filter(|(_, due)| due.at <= now && !busy.contains(&due.server)) {
+            let (first, users) = servers.entry(&due.server).or_insert((due.at, Vec::new()));
+            *first = due.at.min(*first);
+            users.push(*user);
+        }
+        let mut servers: Vec<_> = servers.into_iter().collect();
+        servers.sort_by_key(|(_, (first, _))| *first);
+        servers.truncate(servers_max);
+        servers.into_iter().map(|(server, (_, users))| (server.clone(), users)).collect()
+    }
+
+    /// A list that is due is so from then on.
+    fn put_off(&self, user: UserNumber, until: Instant) {
+        self.due.lock().entry(user).and_modify(|due| due.at = due.at.max(until));
+    }
+
+    /// When a list of a server but these is due.
+    fn next_due(&self, busy: &BTreeSet<OwnedServerName>) -> Option<Instant> {
+        self.due.lock().values().filter(|due| !busy.contains(&due.server)).map(|due| due.at).min()
+    }
 }
 
 /// A list that is being asked for.
@@ -137,16 +169,27 @@ impl Users {
         });
     }
 
+    /// Asks each server for one list after the other; none waits for another server.
     async fn refresh_due_lists(users: Weak<Self>, peers: &dyn Peers) {
+        let mut asked: FuturesUnordered<BoxFuture<'_, OwnedServerName>> = FuturesUnordered::new();
+        let mut busy = BTreeSet::new();
         loop {
             let Some(this) = users.upgrade() else { return };
-            this.refresh_round(peers).await;
-            let next = this.lists.due.lock().values().map(|due| due.at).min();
+            for (server, due) in this.lists.due_by_server(&busy, SERVERS_AT_ONCE.saturating_sub(busy.len())) {
+                busy.insert(server.clone());
+                let this = Arc::clone(&this);
+                asked.push(Box::pin(async move {
+                    this.refresh_of_server(peers, due).await;
+                    server
+                }));
+            }
+            let next = if busy.len() < SERVERS_AT_ONCE { this.lists.next_due(&busy) } else { None };
             let wait_until = next.unwrap_or_else(|| Instant::now() + RETRY_AFTER).min(Instant::now() + RETRY_AFTER);
             // Whoever waits must not keep the service.
             let woken = Arc::clone(&this.lists);
             drop(this);
             tokio::select! {
+                Some(server) = asked.next() => drop(busy.remove(&server)),
                 () = woken.woken.notified() => {}
                 () = tokio::time::sleep_until(wait_until) => {}
             }
@@ -159,33 +202,35 @@ impl Users {
             let page = self.store.scan_bytes(Table::Mi, range.clone(), Page::first(PAGE)).await?;
             let Some(last) = page.last() else { return Ok(()) };
             range.from = [&last.key[..], &[0]].concat().into();
-            page.iter().filter_map(|row| refresh_of_key(&row.key)).for_each(|user| self.lists.want(user));
-        }
-    }
-
-    /// Asks for what is due, each server for one list after the other.
-    pub(crate) async fn refresh_round(&self, peers: &dyn Peers) {
-        let now = Instant::now();
-        let due: Vec<UserNumber> = {
-            let due = self.lists.due.lock();
-            due.iter().filter(|(_, due)| due.at <= now).map(|(user, _)| *user).take(ROUND_MAX).collect()
-        };
-        let mut servers: HashMap<OwnedServerName, Vec<UserNumber>> = HashMap::new();
-        for user in due {
-            match self.store.user_id(user).await {
-                Ok(Some(user_id)) => servers.entry(user_id.server_name().to_owned()).or_default().push(user),
-                Ok(None) => drop(self.lists.due.lock().remove(&user)),
-                Err(error) => tracing::warn!(%error, "a device list is not asked for now"),
+            for user in page.iter().filter_map(|row| refresh_of_key(&row.key)) {
+                if let Some(user_id) = self.store.user_id(user).await? {
+                    self.lists.want(user, &user_id);
+                }
             }
         }
-        let asked: Vec<BoxFuture<'_, ()>> =
-            servers.into_values().map(|users| Box::pin(self.refresh_of_server(peers, users)) as _).collect();
-        stream::iter(asked).buffer_unordered(SERVERS_AT_ONCE).for_each(|()| std::future::ready(())).await;
     }
 
+    /// Asks a server for its lists, as many as it gives in its turn.
     async fn refresh_of_server(&self, peers: &dyn Peers, users: Vec<UserNumber>) {
+        let end = Instant::now() + TURN;
         for user in users {
-            let Ok(Some(user_id)) = self.store.user_id(user).await else { continue };
+            if Instant::now() >= end {
+                // Behind those of servers that have waited for longer.
+                self.lists.put_off(user, end);
+                continue;
+            }
+            let user_id = match self.store.user_id(user).await {
+                Ok(Some(user_id)) => user_id,
+                Ok(None) => {
+                    self.lists.due.lock().remove(&user);
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a device list is not asked for now");
+                    self.lists.put_off(user, Instant::now() + RETRY_AFTER);
+                    continue;
+                }
+            };
             // An update that comes from now on puts it back.
             let due = self.lists.due.lock().remove(&user);
             let (failures, told) = due.map_or((0, false), |due| (due.failures, due.told));
@@ -196,7 +241,8 @@ impl Users {
                 tracing::debug!(%user_id, %error, "a device list was not brought up to date");
                 let told = told || error.is_final() && self.tell_of_change(user).await;
                 let pause = RETRY_AFTER.saturating_mul(1 << failures.min(16)).min(RETRY_AFTER_MAX);
-                let later = Due { at: Instant::now() + pause, failures: failures.saturating_add(1), told };
+                let server = user_id.server_name().to_owned();
+                let later = Due { at: Instant::now() + pause, server, failures: failures.saturating_add(1), told };
                 self.lists.due.lock().entry(user).or_insert(later);
             }
         }

@@ -142,6 +142,20 @@ impl World {
         self.store.commit(write).await.unwrap().last
     }
 
+    /// Something changed that is not said.
+    async fn update_without_words(&self, user_id: &UserId) {
+        let update = DeviceUpdate {
+            user_id: user_id.to_owned(),
+            device_id: "NEW".into(),
+            stream_id: 77,
+            prev_id: vec![76],
+            deleted: true,
+            keys: None,
+            display_name: None,
+        };
+        assert!(self.users.take_device_update(update).await.unwrap());
+    }
+
     async fn update(&self, device_id: &str, stream_id: i64, prev_id: &[i64], public: Option<&str>) -> bool {
         let keys = public.map(|public| {
             let mut keys = device_keys(&bob(), device_id);
@@ -354,4 +368,66 @@ async fn who_asks_gets_in_time_what_a_server_tells_that_fails_over_some_lists() 
     far.tell(&bob(), 1, &[("B", "b")]);
     tokio::time::sleep(Duration::from_secs(40)).await;
     assert_eq!(world.query(&far).await.unwrap(), ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_server_holds_back_another() {
+    let world = world().await;
+    let far = Arc::new(Far::default());
+    let carol = UserId::parse("@carol:else.test").unwrap();
+    let many: Vec<OwnedUserId> = (0..20).map(|nth| UserId::parse(format!("@u{nth}:far.test")).unwrap()).collect();
+    for user_id in many.iter().chain([&carol]) {
+        world.share(user_id, ROOM, Membership::Join).await;
+    }
+    world.users.keep_lists_fresh(Arc::clone(&far) as _);
+    for user_id in &many {
+        far.hangs.lock().insert(user_id.to_string());
+        world.update_without_words(user_id).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(far.asked().0, 1, "one list of the server at a time");
+    far.tell(&carol, 77, &[("C", "c")]);
+    world.update_without_words(&carol).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(far.asked().0, 1);
+    let wanted = WantedDevices::from([(carol.clone(), vec![])]);
+    let query = world.users.query_keys(&*far, &id("alice"), wanted, 1_000).await.unwrap();
+    assert_eq!((query.device_keys[&carol].len(), far.asked()), (1, (0, 0)), "it is kept, and nobody was asked");
+    // All of the other server's come in the end, in more than one turn.
+    far.hangs.lock().clear();
+    for user_id in &many {
+        far.tell(user_id, 77, &[("D", "d")]);
+    }
+    tokio::time::sleep(Duration::from_secs(10 * 60)).await;
+    let wanted = many.iter().map(|user_id| (user_id.clone(), vec![])).collect();
+    far.asked();
+    let query = world.users.query_keys(&*far, &id("alice"), wanted, 1_000).await.unwrap();
+    assert_eq!((query.device_keys.len(), far.asked()), (many.len(), (0, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_server_with_many_lists_gives_way_after_its_turn() {
+    let world = world().await;
+    let far = Arc::new(Far::default());
+    // As many slow servers as are asked at once, each with more lists than a turn can have.
+    let of = |server: usize, nth: usize| UserId::parse(format!("@u{nth}:slow{server}.test")).unwrap();
+    for server in 0..32 {
+        for nth in 0..10 {
+            let user_id = of(server, nth);
+            world.share(&user_id, ROOM, Membership::Join).await;
+            far.hangs.lock().insert(user_id.to_string());
+            world.update_without_words(&user_id).await;
+        }
+    }
+    let carol = UserId::parse("@carol:else.test").unwrap();
+    world.share(&carol, ROOM, Membership::Join).await;
+    far.tell(&carol, 77, &[("C", "c")]);
+    world.users.keep_lists_fresh(Arc::clone(&far) as _);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.update_without_words(&carol).await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    far.asked();
+    let wanted = WantedDevices::from([(carol.clone(), vec![])]);
+    let query = world.users.query_keys(&*far, &id("alice"), wanted, 1_000).await.unwrap();
+    assert_eq!((query.device_keys[&carol].len(), far.asked()), (1, (0, 0)));
 }
