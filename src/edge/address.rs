@@ -1,7 +1,7 @@
 //! Whose address a request comes from: the socket's, unless a trusted proxy says another.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
 
@@ -75,4 +75,12 @@ pub(crate) fn client(trusted: &[Cidr], headers: &HeaderMap, extensions: &Extensi
         address = before.to_canonical();
     }
     address
+}
+
+/// Those who count as one: an IPv4 address, or the /64 of an IPv6 address, which one household has.
+pub(crate) fn household(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+    }
 }

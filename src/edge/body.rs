@@ -1,6 +1,6 @@
 //! Reads request bodies: bounded in bytes before and while reading, and in time.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -9,35 +9,26 @@ use http::{
     HeaderMap, StatusCode,
     header::{CONTENT_ENCODING, CONTENT_LENGTH},
 };
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use http_body_util::BodyExt as _;
 
-use crate::{Error, overload::RETRY_AFTER_MS};
+use crate::{Error, budget::Share};
 
 /// A JSON body unless a route says otherwise: key uploads and filters are the largest that clients send.
 pub(crate) const BYTES_MAX: usize = 1 << 20;
 
-/// Memory for bodies above [`BYTES_MAX`], all together, in KiB: few routes take them, and strangers may send there.
-pub(crate) const LARGE_KIB_MAX: usize = 128 << 10;
+/// Memory for the larger bodies of clients, all together, and as much for those of other servers. A server that has been
+/// away gets what it missed in a few hundred transactions of some 100 KiB at once.
+pub(crate) const ALL_BYTES_MAX: usize = 128 << 20;
+
+/// What a body may take without being counted: most are smaller, and a connection takes as much.
+const SMALL_BYTES: usize = 16 << 10;
 
 /// A client that needs longer for its body holds memory without using it.
 const READ_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// A body that was read.
-#[derive(Default)]
-pub(crate) struct Read {
-    pub(crate) body: Bytes,
-    /// Its share of [`LARGE_KIB_MAX`], to be held for as long as the body.
-    pub(crate) room: Option<OwnedSemaphorePermit>,
-}
-
-/// The whole body, or 413, 408, 400, or 503 if too many large ones are being read or worked on.
-pub(crate) async fn read(
-    headers: &HeaderMap,
-    body: Body,
-    bytes_max: usize,
-    large: &Arc<Semaphore>,
-) -> Result<Read, Error> {
+/// The whole body, or 413, 408, 400, or 503 if too much is being read or worked on. It must not outlive its `share`, which
+/// counts what has come, not what was announced: dawdlers hold little.
+pub(crate) async fn read(headers: &HeaderMap, body: Body, bytes_max: usize, share: &mut Share) -> Result<Bytes, Error> {
     let encoded = headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
     if encoded {
         let error = Error::not_json("compressed bodies are not accepted");
@@ -47,19 +38,34 @@ pub(crate) async fn read(
     if announced.is_some_and(|length| length > bytes_max as u64) {
         return Err(too_large(bytes_max));
     }
-    // Without a word about its length it may become as large as any.
     let expected = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(bytes_max);
-    let room = (expected > BYTES_MAX).then(|| {
-        let share = u32::try_from(expected.div_ceil(1 << 10)).unwrap_or(u32::MAX);
-        Arc::clone(large).try_acquire_many_owned(share).map_err(|_| Error::overloaded(RETRY_AFTER_MS))
-    });
-    let room = room.transpose()?;
-    match tokio::time::timeout(READ_TIME_MAX, Limited::new(body, bytes_max).collect()).await {
-        Ok(Ok(body)) => Ok(Read { body: body.to_bytes(), room }),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(bytes_max)),
-        Ok(Err(_)) => Err(Error::unknown("the body ended early")),
-        Err(_) => Err(Error::unknown("the body took too long").with_status(StatusCode::REQUEST_TIMEOUT)),
+    tokio::time::timeout(READ_TIME_MAX, collect(body, expected, bytes_max, share))
+        .await
+        .unwrap_or_else(|_| Err(Error::unknown("the body took too long").with_status(StatusCode::REQUEST_TIMEOUT)))
+}
+
+/// Copies the body into one buffer, which doubles as it fills: what came in little pieces takes no more than its size.
+async fn collect(mut body: Body, expected: usize, bytes_max: usize, share: &mut Share) -> Result<Bytes, Error> {
+    let mut read = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Error::unknown("the body ended early"))?;
+        // Trailers mean nothing to us.
+        let Ok(data) = frame.into_data() else { continue };
+        let bytes = read.len().saturating_add(data.len());
+        if bytes > bytes_max {
+            return Err(too_large(bytes_max));
+        }
+        if bytes > read.capacity() {
+            let doubled = read.capacity().saturating_mul(2).max(SMALL_BYTES);
+            let capacity = doubled.min(expected).max(bytes);
+            if capacity > SMALL_BYTES {
+                share.hold(capacity)?;
+            }
+            read.reserve_exact(capacity - read.len());
+        }
+        read.extend_from_slice(&data);
     }
+    Ok(read.into())
 }
 
 fn too_large(bytes_max: usize) -> Error {

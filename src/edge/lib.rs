@@ -10,6 +10,7 @@
 mod access;
 mod address;
 mod body;
+mod budget;
 mod call;
 mod cors;
 mod error;

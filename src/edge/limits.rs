@@ -15,7 +15,7 @@ use governor::{
     state::keyed::DashMapStateStore,
 };
 
-use crate::Error;
+use crate::{Error, address};
 
 /// What is counted together. Each class has its own rate in the configuration, under its [`Limit::name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -177,10 +177,7 @@ impl Limits {
 
     /// Takes one from the bucket of this address. IPv6 addresses count by their /64, which one household has.
     pub fn check_address(&self, limit: Limit, address: IpAddr) -> Result<(), Error> {
-        match address {
-            IpAddr::V4(address) => self.check(limit, address.octets()),
-            IpAddr::V6(address) => self.check(limit, address.to_bits() >> 64),
-        }
+        self.check(limit, address::household(address))
     }
 }
 

@@ -24,7 +24,6 @@ use futures_util::FutureExt as _;
 use hearth_ports::Entropy;
 use http::{HeaderName, HeaderValue, Method, Request, Response, request::Parts};
 use ruma::OwnedServerName;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service;
 use tracing::Instrument as _;
 
@@ -32,8 +31,8 @@ use crate::{
     Access, Authenticate, AuthenticateServer, BoxFuture, Call, Cidr, Error, Limit, LimitSettings, Limits, Reply, Route,
     ServerRequest,
     access::Demand,
-    address,
-    body::{self, Read},
+    address, body,
+    budget::{Budget, Share},
     call::Params,
     cors,
     observe::RouteMetrics,
@@ -75,7 +74,9 @@ pub struct Edge {
 struct Shared {
     limits: Arc<Limits>,
     overload: Arc<Overload>,
-    large_bodies: Arc<Semaphore>,
+    /// Memory for bodies. Clients have their own, so that no server keeps them out, and the other way round.
+    client_bodies: Arc<Budget>,
+    server_bodies: Arc<Budget>,
     trusted_proxies: Vec<Cidr>,
     authenticate: Arc<dyn Authenticate>,
     authenticate_server: Option<Arc<dyn AuthenticateServer>>,
@@ -89,8 +90,8 @@ struct Shared {
 struct Admitted {
     call: Call,
     slot: Option<Slot>,
-    /// The memory of a large body, for as long as it is worked on.
-    room: Option<OwnedSemaphorePermit>,
+    /// The memory of the body, for as long as it is worked on.
+    share: Share,
 }
 
 /// A route bound to its state.
@@ -117,7 +118,8 @@ impl Edge {
         let shared = Shared {
             limits: Arc::new(Limits::new(&settings.limits)),
             overload: Overload::new(settings.requests_max),
-            large_bodies: Arc::new(Semaphore::new(body::LARGE_KIB_MAX)),
+            client_bodies: Budget::new("bodies of clients", body::ALL_BYTES_MAX),
+            server_bodies: Budget::new("bodies of servers", body::ALL_BYTES_MAX),
             trusted_proxies: settings.trusted_proxies.clone(),
             authenticate,
             authenticate_server,
@@ -279,13 +281,13 @@ impl Shared {
 
     /// Admits the request, reads it, and runs the handler.
     async fn run(&self, endpoint: &Endpoint, request: Request<Body>, request_id: &Arc<str>) -> Result<Reply, Error> {
-        let Admitted { call, slot, room } = self.admit(endpoint, request, request_id).await?;
+        let Admitted { call, slot, share } = self.admit(endpoint, request, request_id).await?;
         let may_wait = overload::may_wait(&call.method, &call.uri);
         let is_read = endpoint.method == Method::GET;
         let handler = Arc::clone(&endpoint.handler);
         let answer = AssertUnwindSafe(async move { handler(call).await }).catch_unwind();
         let answer = overload::work(slot, answer, may_wait).map(move |answer| {
-            drop(room);
+            drop(share);
             answer
         });
         // A client that hangs up takes its reads with it; a write that has begun is finished.
@@ -318,15 +320,21 @@ impl Shared {
             Some(requester) => self.limits.check(endpoint.limit, &requester.user_id)?,
             None => self.limits.check_address(endpoint.limit, ip)?,
         }
-        let (slot, Read { body, room }) = if body.is_end_stream() {
-            (slot, Read::default())
+        let mut share = match &requester {
+            // Who it is will be known when the body was read.
+            _ if is_server => self.server_bodies.share(address::household(ip)),
+            Some(requester) => self.client_bodies.share(&requester.user_id),
+            None => self.client_bodies.share(address::household(ip)),
+        };
+        let (slot, body) = if body.is_end_stream() {
+            (slot, Bytes::new())
         } else {
             if is_server {
                 self.authenticate_server().pre_check(&parts.headers)?;
             }
             // A body takes its sender's time: those who dawdle must not keep others out.
             drop(slot);
-            let body = body::read(&parts.headers, body, endpoint.body_bytes_max, &self.large_bodies).await?;
+            let body = body::read(&parts.headers, body, endpoint.body_bytes_max, &mut share).await?;
             (self.enter(endpoint)?, body)
         };
         if !endpoint.raw_body && !body.is_empty() && endpoint.method != Method::GET {
@@ -353,7 +361,7 @@ impl Shared {
             request_id: Arc::clone(request_id),
             limits: Arc::clone(&self.limits),
         };
-        Ok(Admitted { call, slot, room })
+        Ok(Admitted { call, slot, share })
     }
 
     /// Who signed this request.
