@@ -3,7 +3,6 @@
 
 use std::{ops::Bound, sync::Arc};
 
-use bytes::Bytes;
 use hearth_ports::{Key, KeyRange, Table};
 use hearth_store::{
     EventNumber, LoadError, Order, Position, Positions, RoomNumber, StoredEvent, decode,
@@ -11,7 +10,7 @@ use hearth_store::{
 };
 use ruma::ServerName;
 
-use super::{Outbound, ephemeral::ReceiptNews};
+use super::{Outbound, ephemeral::ReceiptNews, transaction::Parts};
 
 /// Rooms looked at in one step.
 const ROOMS_AT_ONCE: usize = 256;
@@ -58,24 +57,23 @@ pub(super) enum Progress {
 
 /// Some of what a server missed.
 pub(super) struct Missed {
-    pub(super) events: Vec<Bytes>,
     pub(super) receipts: Vec<Arc<ReceiptNews>>,
     /// Where to go on once it has them.
     pub(super) progress: Progress,
 }
 
 impl Outbound {
-    /// The next that a server missed, at most so many events.
+    /// Adds the next events that a server missed, as far as there is place.
     pub(super) async fn missed(
         &self,
         server: &ServerName,
         catch_up: &CatchUp,
-        pdus_max: usize,
+        parts: &mut Parts,
     ) -> Result<Missed, LoadError> {
-        let (mut events, mut receipts) = (Vec::new(), Vec::new());
+        let mut receipts = Vec::new();
         let rooms = self.shared_rooms(server, catch_up.next.map(|next| next.room)).await?;
         if rooms.is_empty() && catch_up.next.is_none() {
-            return Ok(Missed { events, receipts, progress: Progress::Alone });
+            return Ok(Missed { receipts, progress: Progress::Alone });
         }
         let keys: Vec<Key> = rooms.iter().map(|room| head_key(*room)).collect();
         let heads = self.parts.store.multi_get::<Head>(Table::Rm, &keys).await?;
@@ -89,17 +87,17 @@ impl Outbound {
             let read = self.missed_receipts(*room, from).await?;
             let mut sent = catch_up.next.filter(|next| next.room == *room).and_then(|next| next.sent);
             if !receipts.is_empty() && receipts.len() + read.len() > RECEIPTS_AT_ONCE {
-                return Ok(Missed { events, receipts, progress: Progress::At(Place { room: *room, sent }) });
+                return Ok(Missed { receipts, progress: Progress::At(Place { room: *room, sent }) });
             }
             for stored in newest {
                 if sent.is_some_and(|sent| stored.number <= sent) {
                     continue;
                 }
-                if events.len() >= pdus_max {
-                    return Ok(Missed { events, receipts, progress: Progress::At(Place { room: *room, sent }) });
+                let json = self.if_sendable(*room, &stored, stored.event.json().clone());
+                if json.is_some_and(|json| !parts.push_pdu(json)) {
+                    return Ok(Missed { receipts, progress: Progress::At(Place { room: *room, sent }) });
                 }
                 sent = Some(stored.number);
-                events.extend(self.if_sendable(*room, &stored, stored.event.json().clone()));
             }
             receipts.extend(read);
         }
@@ -108,7 +106,7 @@ impl Outbound {
             // No room need have this number: it is where the next page begins.
             Progress::At(Place { room: RoomNumber(next), sent: None })
         });
-        Ok(Missed { events, receipts, progress })
+        Ok(Missed { receipts, progress })
     }
 
     /// Rooms that a server is in, by number, from this one on.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hearth_ports::PeerError;
+use hearth_ports::{Key, PeerError};
 use hearth_store::{CommitError, EventNumber, LoadError, RoomNumber, StoredEvent, tables::QueuedRow};
 use ruma::ServerName;
 use tokio::time::{sleep, timeout};
@@ -17,7 +17,7 @@ use super::{
     queue::{Compose, Step, Taken},
     rows,
     targets::in_parting,
-    transaction::{EDUS_MAX, PDUS_MAX, Parts, Transaction, is_sendable_pdu, refused_events, sendable_edu},
+    transaction::{PDUS_MAX, Parts, Transaction, is_sendable_pdu, refused_events, sendable_edu},
 };
 
 /// How long an answer is waited for at most. The way out has its own time-outs, which should be shorter; a server that
@@ -60,50 +60,35 @@ impl Outbound {
 
     /// Makes a transaction of what waits.
     async fn compose(&self, destination: &Destination, compose: Compose) -> Result<(), LoadError> {
-        let (mut parts, mut taken) = (Parts::default(), Taken::default());
+        // Rows leave place for the rest.
+        let (mut parts, mut taken) = (Parts::new(compose.size.half()), Taken::default());
         if compose.rows {
-            let mut unsendable = Vec::new();
-            for (key, row) in rows::queued(&self.parts.store, &destination.name, PDUS_MAX).await? {
-                match row {
-                    QueuedRow::Edu { json } => match sendable_edu(json) {
-                        Ok(json) => parts.edus.push(json),
-                        Err(error) => {
-                            tracing::warn!(server = %destination.name, %error, "what is queued cannot be sent: dropped");
-                            unsendable.push(key.clone());
-                        }
-                    },
-                    QueuedRow::Event { room, event } => {
-                        parts.pdus.extend(self.parting_pdu(&destination.name, room, event).await?)
-                    }
-                }
-                taken.rows.push(key);
-            }
-            if !unsendable.is_empty() {
-                // At once, however long the rest waits.
-                let deleted = rows::delete_queued(&self.parts.store, &destination.name, unsendable).await;
-                deleted.map_err(super::as_load_error)?;
-            }
+            taken.rows = self.add_rows(&destination.name, &mut parts).await?;
         }
-        let pdus_max = PDUS_MAX - parts.pdus.len();
+        parts.resize(compose.size);
         match &compose.catch_up {
-            Some(catch_up) if pdus_max > 0 => {
-                let missed = self.missed(&destination.name, catch_up, pdus_max).await?;
-                parts.pdus.extend(missed.events);
+            Some(catch_up) if !parts.is_full_of_pdus() => {
+                let missed = self.missed(&destination.name, catch_up, &mut parts).await?;
                 taken.progress = Some(missed.progress);
                 destination.queue.lock().push_missed_receipts(missed.receipts);
             }
             Some(_) | None => {}
         }
-        for outgoing in compose.events.iter().take(pdus_max) {
+        for outgoing in &compose.events {
+            if parts.is_full_of_pdus() {
+                break;
+            }
             let (room, event) = (outgoing.room, outgoing.event);
-            parts.pdus.extend(match outgoing.parting {
+            let pdu = match outgoing.parting {
                 true => self.parting_pdu(&destination.name, room, event).await?,
                 false => self.pdu(room, event).await?,
-            });
+            };
+            if pdu.is_some_and(|pdu| !parts.push_pdu(pdu)) {
+                break;
+            }
             taken.events += 1;
         }
-        let edus_max = EDUS_MAX - parts.edus.len();
-        let nothing = destination.queue.lock().composed(taken, edus_max, |edus| self.transaction(parts, edus));
+        let nothing = destination.queue.lock().composed(taken, parts, |parts| self.transaction(parts));
         if !nothing.is_empty() {
             // They name events that are no longer stored.
             rows::delete_queued(&self.parts.store, &destination.name, nothing).await.map_err(super::as_load_error)?;
@@ -111,17 +96,43 @@ impl Outbound {
         Ok(())
     }
 
-    fn transaction(&self, mut parts: Parts, edus: Vec<String>) -> Option<Transaction> {
-        parts.edus.extend(edus.into_iter().filter_map(|edu| {
-            let sendable = sendable_edu(edu);
-            sendable.inspect_err(|error| tracing::error!(%error, "what we say cannot be sent: dropped")).ok()
-        }));
-        if parts.is_empty() {
+    /// Adds the oldest rows of a server. The answer is those that are then dealt with; what can never be sent is deleted at
+    /// once, however long the rest waits.
+    async fn add_rows(&self, server: &ServerName, parts: &mut Parts) -> Result<Vec<Key>, LoadError> {
+        let (mut taken, mut unsendable) = (Vec::new(), Vec::new());
+        for (key, row) in rows::queued(&self.parts.store, server, PDUS_MAX).await? {
+            let has_place = match row {
+                QueuedRow::Edu { json } => match sendable_edu(json) {
+                    Ok(json) => parts.push_edu(json).is_ok(),
+                    Err(error) => {
+                        tracing::warn!(%server, %error, "what is queued cannot be sent: dropped");
+                        unsendable.push(key.clone());
+                        true
+                    }
+                },
+                QueuedRow::Event { room, event } => {
+                    self.parting_pdu(server, room, event).await?.is_none_or(|pdu| parts.push_pdu(pdu))
+                }
+            };
+            if !has_place {
+                break;
+            }
+            taken.push(key);
+        }
+        if !unsendable.is_empty() {
+            rows::delete_queued(&self.parts.store, server, unsendable).await.map_err(super::as_load_error)?;
+        }
+        Ok(taken)
+    }
+
+    fn transaction(&self, parts: Parts) -> Option<Transaction> {
+        if parts.items() == 0 {
             return None;
         }
         let count = self.transactions.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("hearth_federation_sent_pdus_total").increment(parts.pdus.len() as u64);
-        metrics::counter!("hearth_federation_sent_edus_total").increment(parts.edus.len() as u64);
+        let (pdus, edus) = parts.counts();
+        metrics::counter!("hearth_federation_sent_pdus_total").increment(pdus as u64);
+        metrics::counter!("hearth_federation_sent_edus_total").increment(edus as u64);
         Some(parts.into_transaction(&self.parts.server_name, self.parts.clock.now_ms(), count))
     }
 
@@ -224,7 +235,10 @@ impl Outbound {
         let mut random = [0; 2];
         self.parts.entropy.fill(&mut random);
         let random = u16::from_be_bytes(random);
-        destination.queue.lock().failed(self.parts.clock.now_ms(), error, random);
+        let gave_up = destination.queue.lock().failed(self.parts.clock.now_ms(), error, random);
+        if gave_up {
+            tracing::error!(server = %destination.name, %error, "a server does not take what is for it: given up");
+        }
         tracing::debug!(server = %destination.name, %error, "a transaction was not delivered");
         self.fall_behind(destination).await
     }
@@ -236,8 +250,6 @@ impl Outbound {
         rows::put_falling(&self.parts.store, &destination.name, &falling).await?;
         let given_up = destination.queue.lock().fell(&falling);
         if !given_up.is_empty() {
-            let count = given_up.len();
-            tracing::error!(server = %destination.name, count, "a server does not take what is queued for it: given up");
             rows::delete_queued(&self.parts.store, &destination.name, given_up).await?;
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! waits for a destination is bounded by what there is to know, and by numbers.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     sync::Arc,
 };
 
@@ -69,6 +69,16 @@ pub(super) struct Ephemeral {
     receipts: BTreeMap<ReceiptPlace, Vec<Arc<ReceiptNews>>>,
     receipts_count: usize,
     presence: BTreeMap<OwnedUserId, Arc<PresenceNews>>,
+    /// EDUs that were made already and are to be sent once more, before all others.
+    made: VecDeque<String>,
+}
+
+/// An EDU, as JSON.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Edu {
+    pub(super) json: String,
+    /// It is old news by the time a server comes back that fails.
+    pub(super) is_fleeting: bool,
 }
 
 impl Ephemeral {
@@ -110,7 +120,7 @@ impl Ephemeral {
 
     /// How much waits.
     pub(super) fn len(&self) -> usize {
-        self.typing.len() + self.receipts_count + self.presence.len()
+        self.typing.len() + self.receipts_count + self.presence.len() + self.made.len()
     }
 
     /// Forgets what is old news by the time a server comes back.
@@ -119,26 +129,29 @@ impl Ephemeral {
         self.presence.clear();
     }
 
-    /// Takes out at most so many EDUs, as JSON.
-    pub(super) fn take(&mut self, edus_max: usize) -> Vec<String> {
-        let mut edus = Vec::new();
-        while edus.len() < edus_max {
-            let edu = if let Some((_, news)) = self.typing.pop_first() {
-                let TypingNews { room_id, user_id, typing, .. } = &*news;
-                edu("m.typing", &json!({ "room_id": room_id, "user_id": user_id, "typing": typing }))
-            } else if !self.receipts.is_empty() {
-                edu("m.receipt", &self.take_receipts())
-            } else if !self.presence.is_empty() {
-                let count = self.presence.len().min(PER_EDU_MAX);
-                let items = std::iter::from_fn(|| self.presence.pop_first()).take(count);
-                let push: Vec<Value> = items.map(|(_, news)| news.item.clone()).collect();
-                edu("m.presence", &json!({ "push": push }))
-            } else {
-                break;
-            };
-            edus.push(edu);
-        }
-        edus
+    /// EDUs that have not arrived come first again.
+    pub(super) fn put_back(&mut self, edus: impl DoubleEndedIterator<Item = String>) {
+        edus.rev().for_each(|edu| self.made.push_front(edu));
+    }
+
+    /// Takes out an EDU.
+    pub(super) fn take(&mut self) -> Option<Edu> {
+        let (json, is_fleeting) = if let Some(made) = self.made.pop_front() {
+            (made, false)
+        } else if let Some((_, news)) = self.typing.pop_first() {
+            let TypingNews { room_id, user_id, typing, .. } = &*news;
+            (edu("m.typing", &json!({ "room_id": room_id, "user_id": user_id, "typing": typing })), true)
+        } else if !self.receipts.is_empty() {
+            (edu("m.receipt", &self.take_receipts()), false)
+        } else if !self.presence.is_empty() {
+            let count = self.presence.len().min(PER_EDU_MAX);
+            let items = std::iter::from_fn(|| self.presence.pop_first()).take(count);
+            let push: Vec<Value> = items.map(|(_, news)| news.item.clone()).collect();
+            (edu("m.presence", &json!({ "push": push })), true)
+        } else {
+            return None;
+        };
+        Some(Edu { json, is_fleeting })
     }
 
     /// The content of one `m.receipt`: one receipt of each place.
@@ -193,8 +206,9 @@ mod tests {
         }))
     }
 
-    fn parsed(edus: &[String]) -> Vec<Value> {
-        edus.iter().map(|edu| serde_json::from_str(edu).unwrap()).collect()
+    fn taken(waiting: &mut Ephemeral, edus_max: usize) -> Vec<Value> {
+        let edus = std::iter::from_fn(|| waiting.take()).take(edus_max);
+        edus.map(|edu| serde_json::from_str(&edu.json).unwrap()).collect()
     }
 
     #[test]
@@ -205,7 +219,7 @@ mod tests {
         waiting.push(receipt("!a:x", "@u:x", "main", "$3"));
         waiting.push(receipt("!b:x", "@v:x", "", "$4"));
         assert_eq!(waiting.len(), 3);
-        let edus = parsed(&waiting.take(100));
+        let edus = taken(&mut waiting, 100);
         assert_eq!(edus.len(), 2, "{edus:?}");
         assert_eq!(edus[0]["content"]["!b:x"]["m.read"]["@v:x"]["event_ids"], json!(["$4"]));
         let both: Vec<_> = edus.iter().map(|edu| edu["content"]["!a:x"]["m.read"]["@u:x"].clone()).collect();
@@ -222,7 +236,7 @@ mod tests {
         }
         assert_eq!(waiting.len(), RECEIPTS_MAX);
         assert_eq!(waiting.receipts.len(), RECEIPTS_MAX, "no empty places are left behind");
-        assert_eq!(waiting.take(2).len(), 2);
+        assert_eq!(taken(&mut waiting, 2).len(), 2);
         assert_eq!(waiting.len(), RECEIPTS_MAX - 2 * PER_EDU_MAX);
     }
 
@@ -239,7 +253,7 @@ mod tests {
         let mut waiting = Ephemeral::default();
         waiting.push(news(true));
         waiting.push(news(false));
-        let edus = parsed(&waiting.take(100));
+        let edus = taken(&mut waiting, 100);
         assert_eq!(edus.len(), 1);
         assert_eq!(edus[0]["content"], json!({ "room_id": "!a:x", "user_id": "@u:x", "typing": false }));
     }

@@ -15,6 +15,7 @@ mod device_lists;
 mod ephemeral;
 mod follow;
 mod newcomers;
+mod portion;
 mod queue;
 mod receipts;
 mod rows;

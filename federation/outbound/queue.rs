@@ -17,10 +17,11 @@ use super::{
     backoff::{PAUSE_MS_MAX, pause_ms, wished_pause_ms},
     catch_up::{CatchUp, Progress},
     ephemeral::{Ephemeral, News, ReceiptNews},
+    portion::{Portion, Size},
     rows::{positions_of, positions_to_row},
     status::{Standing, Status},
     superseded::Unswept,
-    transaction::{PDUS_MAX, Transaction, short},
+    transaction::{PDUS_MAX, Parts, Transaction, sendable_edu, short},
 };
 
 /// Events that wait for one destination, 24 bytes each. Beyond it, it catches up on the newest of each room: it gets no
@@ -77,8 +78,6 @@ struct Failing {
     retry_at_ms: u64,
     failures: u32,
     last_error: String,
-    /// It does not take this transaction, whatever the time.
-    unacceptable: bool,
 }
 
 /// A transaction that was not answered yet.
@@ -87,6 +86,8 @@ struct InFlight {
     transaction: Arc<Transaction>,
     taken: Taken,
     events: Vec<Outgoing>,
+    /// EDUs in it that are stored nowhere and may not be lost yet.
+    edus: Vec<String>,
     /// As [`Queue::receipts_after`], of those in it.
     receipts_after: Option<Positions>,
 }
@@ -126,6 +127,8 @@ pub(super) struct Compose {
     pub(super) events: Vec<Outgoing>,
     /// It is catching up.
     pub(super) catch_up: Option<CatchUp>,
+    /// How much.
+    pub(super) size: Size,
 }
 
 /// What a delivery changes in the store.
@@ -156,6 +159,9 @@ pub(super) struct Queue {
     has_rows: bool,
     unswept: Unswept,
     in_flight: Option<InFlight>,
+    portion: Portion,
+    /// Rows that are given up, until they are deleted: the destination does not take them.
+    given_up: Vec<Key>,
     failing: Option<Failing>,
     /// Our own trouble: nothing is tried before this time.
     rests_until_ms: u64,
@@ -181,7 +187,6 @@ impl Queue {
             retry_at_ms: row.retry_at_ms.min(now_ms.saturating_add(PAUSE_MS_MAX)),
             failures: row.failures,
             last_error: row.last_error,
-            unacceptable: false,
         });
         Self { failing, lost_from: Some(since.clone()), since: Some(since), ..Self::default() }
     }
@@ -294,29 +299,30 @@ impl Queue {
             Some(_) => Vec::new(),
             None => self.events.iter().take(PDUS_MAX).cloned().collect(),
         };
-        Step::Compose(Compose { rows: std::mem::take(&mut self.has_rows), events, catch_up: self.catch_up.clone() })
+        let (rows, catch_up) = (std::mem::take(&mut self.has_rows), self.catch_up.clone());
+        Step::Compose(Compose { rows, events, catch_up, size: self.portion.size() })
     }
 
-    /// A transaction was made, or there was nothing to make one of; then the answer is the rows that were nothing. `make` is
-    /// given at most `edus_max` EDUs more.
+    /// A transaction was made, or there was nothing to make one of; then the answer is the rows that were nothing. What may
+    /// be lost goes into the place that is left in `parts`.
     pub(super) fn composed(
         &mut self,
         taken: Taken,
-        edus_max: usize,
-        make: impl FnOnce(Vec<String>) -> Option<Transaction>,
+        mut parts: Parts,
+        make: impl FnOnce(Parts) -> Option<Transaction>,
     ) -> Vec<Key> {
         // There may be more of them.
         self.has_rows |= !taken.rows.is_empty();
         let events = self.events.drain(..taken.events.min(self.events.len())).collect();
-        let ephemeral = self.ephemeral.take(edus_max);
+        let edus = self.add_ephemeral(&mut parts);
         let receipts_after = self.receipts_after.clone();
         if self.ephemeral.is_empty() {
             self.receipts_after = None;
         }
-        match make(ephemeral) {
+        match make(parts) {
             Some(transaction) => {
                 let transaction = Arc::new(transaction);
-                self.in_flight = Some(InFlight { transaction, taken, events, receipts_after });
+                self.in_flight = Some(InFlight { transaction, taken, events, edus, receipts_after });
                 Vec::new()
             }
             None => {
@@ -324,6 +330,29 @@ impl Queue {
                 taken.rows
             }
         }
+    }
+
+    /// The answer is those that would be missed.
+    fn add_ephemeral(&mut self, parts: &mut Parts) -> Vec<String> {
+        let mut kept = Vec::new();
+        while !parts.is_full_of_edus()
+            && let Some(edu) = self.ephemeral.take()
+        {
+            let json = match sendable_edu(edu.json) {
+                Ok(json) => json,
+                Err(error) => {
+                    tracing::error!(%error, "what we say cannot be sent: dropped");
+                    continue;
+                }
+            };
+            let copy = (!edu.is_fleeting).then(|| json.clone());
+            if let Err(json) = parts.push_edu(json) {
+                self.ephemeral.put_back(std::iter::once(json));
+                break;
+            }
+            kept.extend(copy);
+        }
+        kept
     }
 
     /// What was to be done could not be, and the reason is ours.
@@ -348,6 +377,7 @@ impl Queue {
     /// The transaction in flight was taken.
     pub(super) fn delivered(&mut self) -> Delivered {
         self.proven = true;
+        self.portion.taken();
         let was_failing = self.failing.take().is_some();
         let Some(InFlight { taken, .. }) = self.in_flight.take() else { return Delivered::default() };
         let caught_up = taken.progress == Some(Progress::Through);
@@ -358,8 +388,8 @@ impl Queue {
         Delivered { rows: taken.rows, row }
     }
 
-    /// The transaction in flight was not taken.
-    pub(super) fn failed(&mut self, now_ms: u64, error: &PeerError, random: u16) {
+    /// The transaction in flight was not taken. Whether what is in it was given up.
+    pub(super) fn failed(&mut self, now_ms: u64, error: &PeerError, random: u16) -> bool {
         self.proven = false;
         self.ephemeral.forget_fleeting();
         let before = self.failing.take();
@@ -371,8 +401,35 @@ impl Queue {
             retry_at_ms: now_ms.saturating_add(pause_ms),
             failures,
             last_error: short(&error.to_string()),
-            unacceptable: matches!(error, PeerError::Refused { status: 400 | 413 | 422, .. }),
         });
+        match error {
+            PeerError::Refused { status: 413, .. } => self.refused(true),
+            // A time will not come at which it takes this, or at which we can send it.
+            PeerError::Refused { status: 400 | 422, .. } | PeerError::Malformed(_) => self.refused(false),
+            _ => false,
+        }
+    }
+
+    /// The destination does not take this transaction, whatever the time. Alone, its item is tried a few times and then given
+    /// up; that is the answer. Otherwise the items are sent one by one from now on.
+    fn refused(&mut self, too_large: bool) -> bool {
+        let Some(in_flight) = self.in_flight.take() else { return false };
+        let (items, body_bytes) = (in_flight.transaction.items, in_flight.transaction.body.len());
+        if items > 1 {
+            self.portion.refused(items, body_bytes, too_large);
+            self.has_rows = true;
+            self.ephemeral.put_back(in_flight.edus.into_iter());
+            in_flight.events.into_iter().rev().for_each(|outgoing| self.events.push_front(outgoing));
+            self.receipts_after = in_flight.receipts_after.or(self.receipts_after.take());
+            return false;
+        }
+        if !self.portion.refused_alone() {
+            self.in_flight = Some(in_flight);
+            return false;
+        }
+        self.given_up.extend(in_flight.taken.rows);
+        self.advance(in_flight.taken.progress);
+        true
     }
 
     /// What the store must know before the reader goes on without this destination. `read` as in [`Self::step`].
@@ -400,7 +457,7 @@ impl Queue {
         Falling { row, partings: partings.collect() }
     }
 
-    /// It is stored: nothing is held any more. The answer is rows that are given up: the destination does not take them.
+    /// It is stored: nothing is held any more. The answer is rows that are given up and to be deleted.
     pub(super) fn fell(&mut self, falling: &Falling) -> Vec<Key> {
         let stored = |outgoing: &Outgoing| falling.partings.contains(&(outgoing.room, outgoing.event));
         // What was queued meanwhile and would be lost otherwise goes on holding its page.
@@ -414,24 +471,19 @@ impl Queue {
         self.in_flight.iter_mut().flat_map(|in_flight| &mut in_flight.events).for_each(release);
         self.has_rows |= !falling.partings.is_empty();
         let since = self.since.get_or_insert_with(|| positions_of(&falling.row.caught_up)).clone();
-        match &self.failing {
-            Some(failing) if failing.failures >= ABSENT_AFTER => {
-                let unacceptable = failing.unacceptable;
-                let given_up = self.forget_all(since);
-                if unacceptable { given_up } else { Vec::new() }
-            }
-            _ => Vec::new(),
+        if self.failing.as_ref().is_some_and(|failing| failing.failures >= ABSENT_AFTER) {
+            self.forget_all(since);
         }
+        std::mem::take(&mut self.given_up)
     }
 
-    /// It is absent: when it is back, it catches up. The answer is the rows of the transaction in flight.
-    fn forget_all(&mut self, since: Positions) -> Vec<Key> {
-        let in_flight = self.in_flight.take();
+    /// It is absent: when it is back, it catches up.
+    fn forget_all(&mut self, since: Positions) {
+        self.in_flight = None;
         self.events.retain(|outgoing| outgoing.parting);
         (self.ephemeral, self.receipts_after) = (Ephemeral::default(), None);
         self.catch_up = None;
         self.lost_from = Some(since);
-        in_flight.map(|in_flight| in_flight.taken.rows).unwrap_or_default()
     }
 
     /// It made itself heard. Whether it is now to be tried.

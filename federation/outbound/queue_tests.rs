@@ -18,7 +18,8 @@ const NOW: Positions = Positions::START;
 fn compose(queue: &mut Queue, now_ms: u64) {
     let Step::Compose(compose) = queue.step(now_ms, &NOW) else { panic!("there is something to send") };
     let taken = Taken { events: compose.events.len(), ..Taken::default() };
-    queue.composed(taken, 100, |_| Some(Transaction { id: "a".to_owned(), body: "{}".into() }));
+    let transaction = || Transaction { id: "a".to_owned(), body: "{}".into(), items: compose.events.len() };
+    queue.composed(taken, Parts::new(compose.size), |_| Some(transaction()));
 }
 
 fn unreachable() -> PeerError {

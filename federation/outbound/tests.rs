@@ -6,6 +6,7 @@ mod failing;
 mod parting;
 mod queued;
 mod reading;
+mod refusing;
 mod telling;
 mod unsendable;
 
@@ -50,6 +51,8 @@ enum Manner {
     Hangs,
     /// 200, once it is let.
     Waits(Arc<Notify>),
+    /// 200, or this status, as it finds the body.
+    Judges(fn(&[u8]) -> Option<u16>),
 }
 
 /// A transaction as it left.
@@ -120,10 +123,11 @@ impl Transmit for Script {
         Box::pin(async move {
             let server = destination.to_string();
             assert!(self.busy.lock().insert(server.clone()), "one transaction in flight");
+            let bytes = body;
             // As what is signed, whoever parses it and writes it anew.
             let limits = Limits { depth_max: SIGNED_DEPTH_MAX - 1, numbers: Numbers::Strict };
-            assert_eq!(check_json(&body, &limits), Ok(()), "the body is canonical JSON but for its white space");
-            let body = serde_json::from_slice(&body).expect("the body is JSON");
+            assert_eq!(check_json(&bytes, &limits), Ok(()), "the body is canonical JSON but for its white space");
+            let body = serde_json::from_slice(&bytes).expect("the body is JSON");
             self.sent.lock().push(Sent { server: server.clone(), id: transaction_id.to_owned(), body });
             let manner = self.manners.lock().get(&server).cloned().unwrap_or(Manner::Takes);
             // Also if nobody waits any longer.
@@ -131,6 +135,10 @@ impl Transmit for Script {
             let answer = Bytes::from_static(br#"{"pdus":{}}"#);
             match manner {
                 Manner::Takes => Ok(answer),
+                Manner::Judges(judge) => judge(&bytes).map_or(Ok(answer), |status| {
+                    let (errcode, error) = ("M_UNKNOWN".to_owned(), String::new());
+                    Err(PeerError::Refused { status, errcode, error, body: Bytes::new() })
+                }),
                 Manner::Fails(error) => Err(error),
                 Manner::Hangs => std::future::pending().await,
                 Manner::Waits(let_go) => {

@@ -12,6 +12,8 @@ use hearth_store::id16;
 use ruma::ServerName;
 use serde::Deserialize;
 
+use super::portion::Size;
+
 /// "At most 50 PDUs".
 pub(super) const PDUS_MAX: usize = 50;
 
@@ -30,26 +32,81 @@ const ERROR_CHARS_MAX: usize = 200;
 pub(super) struct Transaction {
     pub(super) id: String,
     pub(super) body: Bytes,
+    /// Events and EDUs in it.
+    pub(super) items: usize,
 }
 
 /// What a transaction is made of: each part is JSON.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Parts {
-    pub(super) pdus: Vec<Bytes>,
-    pub(super) edus: Vec<String>,
+    pdus: Vec<Bytes>,
+    edus: Vec<String>,
+    /// Of all of them.
+    bytes: usize,
+    size: Size,
 }
 
 impl Parts {
-    pub(super) fn is_empty(&self) -> bool {
-        self.pdus.is_empty() && self.edus.is_empty()
+    /// At most so much, but one item however large.
+    pub(super) fn new(size: Size) -> Self {
+        Self { pdus: Vec::new(), edus: Vec::new(), bytes: 0, size }
+    }
+
+    /// From now on it is at most so much.
+    pub(super) fn resize(&mut self, size: Size) {
+        self.size = size;
+    }
+
+    pub(super) fn items(&self) -> usize {
+        self.pdus.len() + self.edus.len()
+    }
+
+    /// It can hold no further event.
+    pub(super) fn is_full_of_pdus(&self) -> bool {
+        self.pdus.len() >= PDUS_MAX || !self.has_place(0)
+    }
+
+    /// It can hold no further EDU.
+    pub(super) fn is_full_of_edus(&self) -> bool {
+        self.edus.len() >= EDUS_MAX || !self.has_place(0)
+    }
+
+    fn has_place(&self, bytes: usize) -> bool {
+        let items = self.items();
+        items == 0 || items < self.size.items_max && self.bytes + bytes <= self.size.bytes_max
+    }
+
+    /// Adds an event; `false`: it has no place.
+    #[must_use]
+    pub(super) fn push_pdu(&mut self, pdu: Bytes) -> bool {
+        let has_place = self.pdus.len() < PDUS_MAX && self.has_place(pdu.len());
+        if has_place {
+            self.bytes += pdu.len();
+            self.pdus.push(pdu);
+        }
+        has_place
+    }
+
+    /// Adds an EDU; it comes back if it has no place.
+    pub(super) fn push_edu(&mut self, edu: String) -> Result<(), String> {
+        if self.edus.len() >= EDUS_MAX || !self.has_place(edu.len()) {
+            return Err(edu);
+        }
+        self.bytes += edu.len();
+        self.edus.push(edu);
+        Ok(())
+    }
+
+    /// How many events and EDUs it holds.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.pdus.len(), self.edus.len())
     }
 
     /// The transaction. Its id is a hash of its content, of which the time and `count`, which is never the same twice in
     /// a process, make sure that equal news at different times are different transactions.
     pub(super) fn into_transaction(self, origin: &ServerName, now_ms: u64, count: u64) -> Transaction {
-        debug_assert!(self.pdus.len() <= PDUS_MAX && self.edus.len() <= EDUS_MAX, "no server takes more");
-        let length: usize = self.pdus.iter().map(Bytes::len).chain(self.edus.iter().map(String::len)).sum();
-        let mut body = String::with_capacity(length + self.pdus.len() + self.edus.len() + 100);
+        let items = self.items();
+        let mut body = String::with_capacity(self.bytes + items + 100);
         body.push_str(&format!(r#"{{"origin":"{origin}","origin_server_ts":{now_ms},"pdus":["#));
         let pdus = self.pdus.iter().map(|pdu| std::str::from_utf8(pdu).expect("events are stored as text"));
         push_list(&mut body, pdus);
@@ -61,7 +118,7 @@ impl Parts {
         }
         body.push('}');
         let hash: String = id16(&body).iter().map(|byte| format!("{byte:02x}")).collect();
-        Transaction { id: format!("{hash}-{count}"), body: body.into() }
+        Transaction { id: format!("{hash}-{count}"), body: body.into(), items }
     }
 }
 
@@ -120,10 +177,9 @@ mod tests {
     use super::*;
 
     fn transaction(pdus: &[&'static str], edus: &[&str], count: u64) -> Transaction {
-        let parts = Parts {
-            pdus: pdus.iter().map(|pdu| Bytes::from_static(pdu.as_bytes())).collect(),
-            edus: edus.iter().map(|edu| (*edu).to_owned()).collect(),
-        };
+        let mut parts = Parts::new(Size { items_max: usize::MAX, bytes_max: usize::MAX });
+        assert!(pdus.iter().all(|pdu| parts.push_pdu(Bytes::from_static(pdu.as_bytes()))));
+        assert!(edus.iter().all(|edu| parts.push_edu((*edu).to_owned()).is_ok()));
         parts.into_transaction(server_name!("us.example"), 12, count)
     }
 
@@ -136,6 +192,22 @@ mod tests {
         });
         assert_eq!(body, expected);
         assert_eq!(transaction(&[], &[], 1).body, r#"{"origin":"us.example","origin_server_ts":12,"pdus":[]}"#);
+    }
+
+    #[test]
+    fn it_holds_so_much_or_one_item_however_large() {
+        let mut parts = Parts::new(Size { items_max: 3, bytes_max: 10 });
+        assert!(parts.push_pdu(Bytes::from_static(b"012345678901234567890")));
+        assert!(!parts.push_pdu(Bytes::from_static(b"{}")) && parts.push_edu("{}".to_owned()).is_err());
+        assert!(parts.is_full_of_edus() && parts.is_full_of_pdus());
+        let mut parts = Parts::new(Size { items_max: 3, bytes_max: 10 });
+        assert!(parts.push_edu("01234".to_owned()).is_ok());
+        assert_eq!(parts.push_edu("012345".to_owned()), Err("012345".to_owned()));
+        assert!(parts.push_pdu(Bytes::from_static(b"01")) && parts.push_edu("01".to_owned()).is_ok());
+        assert!(parts.is_full_of_edus() && !parts.push_pdu(Bytes::new()), "three");
+        let mut parts = Parts::new(Size { items_max: usize::MAX, bytes_max: usize::MAX });
+        assert!((0..PDUS_MAX).all(|_| parts.push_pdu(Bytes::new())) && !parts.push_pdu(Bytes::new()));
+        assert!((0..EDUS_MAX).all(|_| parts.push_edu(String::new()).is_ok()) && parts.push_edu(String::new()).is_err());
     }
 
     #[test]
