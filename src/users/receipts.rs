@@ -1,8 +1,9 @@
 //! Read receipts and read markers. (Modules "Receipts" and "Read and unread markers".)
 
+use hearth_ports::KeyRange;
 use hearth_store::{
     RoomNumber, Table, UserNumber,
-    tables::{Membership, ReceiptPlaceRow, ReceiptRow, receipt_key},
+    tables::{Membership, ReceiptPlaceRow, ReceiptRow, receipt_key, receipt_prefix},
 };
 use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde_json::{Value, json};
@@ -120,8 +121,9 @@ impl Users {
         }
     }
 
-    /// Receipts of a room that were set after one position, up to and with another, as this reader sees them. At most
-    /// `limit` of them, the oldest first.
+    /// Receipts of a room that were set after one position, up to and with another, as this reader sees them, the oldest
+    /// first. Of more than `limit` the newest, and as many at most of the reader's own, by which clients tell what is
+    /// unread.
     pub async fn receipts_since(
         &self,
         room: RoomNumber,
@@ -130,8 +132,13 @@ impl Users {
         until: hearth_store::Position,
         limit: usize,
     ) -> Result<Vec<Receipt>, Fault> {
-        let places = self.store.receipts_between(room, since.0, until.0, limit).await?;
-        let places: Vec<_> = places.into_iter().filter(|(_, place)| !place.private || place.user == reader).collect();
+        let mut places = self.store.newest_receipts(room, since.0, limit).await?;
+        if places.len() >= limit {
+            let oldest = places.last().map_or(until.0, |(at, _)| at.saturating_sub(1)).min(until.0);
+            places.extend(self.own_receipts(room, reader, (since.0, oldest), limit).await?);
+        }
+        places.retain(|(at, place)| *at <= until.0 && (!place.private || place.user == reader));
+        places.reverse();
         let key = |place: &ReceiptPlaceRow| receipt_key(room, place.user, place.private, &place.thread);
         let keys: Vec<_> = places.iter().map(|(_, place)| key(place)).collect();
         let rows = self.store.multi_get::<ReceiptRow>(Table::Rm, &keys).await?;
@@ -146,6 +153,33 @@ impl Users {
             })
         });
         Ok(receipts.collect())
+    }
+
+    /// The reader's own receipts of a room that were set after one position, up to and with another, the newest first, of
+    /// so many at most.
+    async fn own_receipts(
+        &self,
+        room: RoomNumber,
+        reader: UserNumber,
+        (since, until): (u64, u64),
+        limit: usize,
+    ) -> Result<Vec<(u64, ReceiptPlaceRow)>, Fault> {
+        let prefix = receipt_prefix(room, reader);
+        let thread_at = prefix.len() + 1;
+        let rows = self.store.scan_all(Table::Rm, KeyRange::prefix(prefix), limit, false).await?;
+        let mut own = Vec::new();
+        for entry in rows {
+            let row: ReceiptRow = hearth_store::decode(&entry.value)?;
+            if row.position <= since || row.position > until {
+                continue;
+            }
+            let thread = std::str::from_utf8(entry.key.get(thread_at..).unwrap_or_default());
+            let thread = thread.map_err(|_| Fault::Broken("a receipt's key is no text".to_owned()))?.to_owned();
+            let private = entry.key.get(thread_at - 1) == Some(&1);
+            own.push((row.position, ReceiptPlaceRow { user: reader, private, thread }));
+        }
+        own.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        Ok(own)
     }
 
     /// The number of a room to which this user is joined.

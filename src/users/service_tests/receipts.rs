@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{World, world};
 use crate::{
-    Fault, ReceiptError, ReceiptKind,
+    Fault, Receipt, ReceiptError, ReceiptKind,
     receipt_writer::{GATHER_FOR, GROUP_MAX},
 };
 
@@ -156,6 +156,38 @@ fn people(count: usize) -> Vec<OwnedUserId> {
 /// Reads up to an event, for all to see.
 async fn read(world: &World, user: &UserId, id: &str) -> Result<(), ReceiptError> {
     world.users.set_receipt(user, room_id(), ReceiptKind::Public, None, event(id)).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_receipts_the_newest_and_ones_own_are_told() {
+    let world = world().await;
+    let alice = world.account("alice").await;
+    let people = people(5);
+    let members: Vec<&UserId> = std::iter::once(&alice).chain(&people).map(|user| &**user).collect();
+    let room = room_of(&world, &members).await;
+    let set = async |user: &UserId, kind, thread| {
+        world.users.set_receipt(user, room_id(), kind, thread, event("$a:b.c")).await.unwrap();
+    };
+    set(&alice, ReceiptKind::Public, Some("main")).await;
+    let after_first = world.store.live().position(room.partition());
+    set(&alice, ReceiptKind::Private, None).await;
+    for user in &people {
+        set(user, ReceiptKind::Public, None).await;
+    }
+    let until = world.store.live().position(room.partition());
+    set(&people[0], ReceiptKind::Public, Some("main")).await;
+    let reader = world.users.number(&alice).await.unwrap().unwrap();
+    let told = async |since, until| {
+        let receipts = world.users.receipts_since(room, reader, since, until, 3).await.unwrap();
+        let name = |receipt: &Receipt| (receipt.user_id.localpart().to_owned(), receipt.thread.clone());
+        receipts.iter().map(name).collect::<Vec<_>>()
+    };
+    let one = |name: &str| (name.to_owned(), None);
+    let in_main = |name: &str| (name.to_owned(), Some("main".to_owned()));
+    let all = [in_main("alice"), one("alice"), one("u3"), one("u4"), in_main("u0")];
+    assert_eq!(told(Position::ZERO, Position::MAX).await, all);
+    assert_eq!(told(after_first, Position::MAX).await, all[1..], "what was told before is not told again");
+    assert_eq!(told(after_first, until).await, all[1..4], "nor what comes with the next sync");
 }
 
 /// What somebody in the room sees, as (whose, event), sorted.
