@@ -20,11 +20,13 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tower::Service as _;
 
@@ -42,6 +44,9 @@ const STREAMS_MAX: u32 = 128;
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long that answer may take.
 const PONG_TIME_MAX: Duration = Duration::from_secs(20);
+/// A peer that takes nothing of what is to be written for so long is cut off: its answer lies in memory. However slow a
+/// line is, something passes in this time.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(60);
 /// After an error of `accept`, mostly no more descriptors, the next attempt waits so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -109,10 +114,7 @@ pub(crate) async fn serve(socket: Socket, router: Router, config: &Config, mut s
         let connection = Connection { handler, rules: rules.clone(), watcher: graceful.watcher() };
         let tls = tls.as_ref().map(|tls| tls.current());
         tokio::spawn(async move {
-            match tls {
-                Some(config) => connection.secure(stream, TlsAcceptor::from(config)).await,
-                None => connection.http1(stream).await,
-            }
+            connection.run(stream, tls).await;
             drop(slot);
         });
     }
@@ -136,6 +138,11 @@ async fn accept(
     Ok((stream, peer, slot))
 }
 
+/// A socket, or what stands in for one.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
+
 /// What serves one connection.
 struct Connection {
     handler: Handler,
@@ -144,7 +151,19 @@ struct Connection {
 }
 
 impl Connection {
-    async fn secure(self, stream: TcpStream, acceptor: TlsAcceptor) {
+    /// Until it ends, from either side.
+    async fn run(self, stream: impl Stream, tls: Option<Arc<ServerConfig>>) {
+        // Below TLS: what counts is what the peer takes.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIME_MAX));
+        let stream = Box::pin(stream);
+        match tls {
+            Some(config) => self.secure(stream, TlsAcceptor::from(config)).await,
+            None => self.http1(stream).await,
+        }
+    }
+
+    async fn secure(self, stream: impl Stream, acceptor: TlsAcceptor) {
         match tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await {
             Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => self.http2(stream).await,
             Ok(Ok(stream)) => self.http1(stream).await,
@@ -154,7 +173,7 @@ impl Connection {
     }
 
     /// Without TLS this is the only protocol: telling HTTP/2 from it by its first bytes would have to wait for them.
-    async fn http1(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn http1(self, stream: impl Stream) {
         let peer = self.handler.peer;
         let connection = conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -164,7 +183,7 @@ impl Connection {
         log_end(peer, self.watcher.watch(connection).await);
     }
 
-    async fn http2(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn http2(self, stream: impl Stream) {
         let peer = self.handler.peer;
         let head_bytes_max = u32::try_from(self.rules.head_bytes_max).unwrap_or(u32::MAX);
         let connection = conn::http2::Builder::new(TokioExecutor::new())
@@ -248,3 +267,6 @@ impl hyper::service::Service<Request<Incoming>> for Handler {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
