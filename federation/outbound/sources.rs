@@ -6,8 +6,8 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use hearth_store::{LoadError, RoomNumber, tables::Membership};
-use hearth_users::{Presence, PresenceUpdate, TypingChange};
+use hearth_store::{LoadError, RoomNumber, UserNumber, tables::Membership};
+use hearth_users::{Presence, PresenceState, TypingChange};
 use ruma::{OwnedServerName, OwnedUserId};
 use serde_json::json;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -26,6 +26,10 @@ const TYPING_KNOWN_MAX: usize = 10_000;
 /// Presences that are passed on in a tick: presence costs people sharing rooms.
 const PRESENCES_AT_ONCE: usize = 50;
 
+/// Somebody who is there is told of again after so long, in milliseconds: servers take who was not told of for half an hour
+/// for gone.
+const PRESENCE_AGAIN_MS: u64 = 25 * 60_000;
+
 /// Rooms of one user whose servers are told of their presence.
 const PRESENCE_ROOMS_MAX: usize = 1_000;
 
@@ -35,11 +39,40 @@ pub(super) struct Watched {
     presence_serial: u64,
     /// When others were told that somebody types, in milliseconds since the Unix epoch.
     typing: HashMap<(RoomNumber, OwnedUserId), u64>,
+    present: Present,
+}
+
+/// Local users who are there, as others were told.
+#[derive(Default)]
+struct Present {
+    /// When others were told last, in milliseconds since the Unix epoch.
+    told_ms: HashMap<OwnedUserId, (u64, UserNumber)>,
+    by_time: BTreeSet<(u64, OwnedUserId)>,
+}
+
+impl Present {
+    /// Others are told of somebody now.
+    fn told(&mut self, user_id: &OwnedUserId, user: UserNumber, state: PresenceState, now_ms: u64) {
+        if let Some((before_ms, _)) = self.told_ms.remove(user_id) {
+            self.by_time.remove(&(before_ms, user_id.clone()));
+        }
+        if state != PresenceState::Offline {
+            self.told_ms.insert(user_id.clone(), (now_ms, user));
+            self.by_time.insert((now_ms, user_id.clone()));
+        }
+    }
+
+    /// Some of those whom it is time to tell of again; that they are gone was told.
+    fn due(&self, now_ms: u64) -> Vec<(OwnedUserId, UserNumber)> {
+        let due = self.by_time.iter().take(PRESENCES_AT_ONCE);
+        let due = due.take_while(|(told_ms, _)| told_ms.saturating_add(PRESENCE_AGAIN_MS) <= now_ms);
+        due.filter_map(|(_, user_id)| Some((user_id.clone(), self.told_ms.get(user_id)?.1))).collect()
+    }
 }
 
 impl Watched {
     pub(super) fn new(presence_serial: u64) -> Self {
-        Self { presence_serial, typing: HashMap::new() }
+        Self { presence_serial, typing: HashMap::new(), present: Present::default() }
     }
 
     /// Whether a change of typing is worth telling.
@@ -91,8 +124,17 @@ impl Outbound {
         Ok(())
     }
 
-    /// Tells of the presences that changed since this was last asked.
+    /// Tells of the presences that changed since this was last asked, and of those that did not for long.
     pub(super) async fn tell_presence(self: &Arc<Self>) {
+        self.tell_changed_presence().await;
+        let due = self.watched.lock().present.due(self.parts.clock.now_ms());
+        for (user_id, user) in due {
+            let presence = self.parts.users.presence(&user_id);
+            self.tell_presence_of(user_id, user, presence).await;
+        }
+    }
+
+    async fn tell_changed_presence(self: &Arc<Self>) {
         let since = self.watched.lock().presence_serial;
         if self.parts.users.serial() == since {
             return;
@@ -101,22 +143,28 @@ impl Outbound {
         updates.truncate(PRESENCES_AT_ONCE);
         for update in updates {
             self.watched.lock().presence_serial = update.serial;
-            if self.parts.users.is_local(&update.user_id)
-                && let Err(error) = self.tell_presence_of(update).await
-            {
-                tracing::warn!(%error, "other servers were not told of a presence");
+            if self.parts.users.is_local(&update.user_id) {
+                self.tell_presence_of(update.user_id, update.user, update.presence).await;
             }
         }
     }
 
-    async fn tell_presence_of(self: &Arc<Self>, update: PresenceUpdate) -> Result<(), LoadError> {
-        let rooms = self.parts.store.user_rooms(update.user).await?;
+    async fn tell_presence_of(self: &Arc<Self>, user_id: OwnedUserId, user: UserNumber, presence: Presence) {
+        let now_ms = self.parts.clock.now_ms();
+        self.watched.lock().present.told(&user_id, user, presence.state, now_ms);
+        if let Err(error) = self.tell_sharing(user, &presence_news(user_id, presence)).await {
+            tracing::warn!(%error, "other servers were not told of a presence");
+        }
+    }
+
+    /// Tells all servers that share a room with a user.
+    async fn tell_sharing(self: &Arc<Self>, user: UserNumber, news: &News) -> Result<(), LoadError> {
+        let rooms = self.parts.store.user_rooms(user).await?;
         let joined = rooms.into_iter().filter(|(_, row)| row.membership == Membership::Join);
         let mut servers: BTreeSet<OwnedServerName> = BTreeSet::new();
         for (room, _) in joined.take(PRESENCE_ROOMS_MAX) {
             servers.extend(self.servers_now(room).await?);
         }
-        let news = presence_news(update.user_id, update.presence);
         let servers: Vec<OwnedServerName> = servers.into_iter().collect();
         self.tell(&servers, || news.clone());
         Ok(())

@@ -83,6 +83,37 @@ async fn presence_is_told_to_those_who_share_a_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_stays_is_told_of_again_before_others_take_them_for_gone() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test", "@dave:hearth.test"]).await;
+    w.say(&room, "@alice:hearth.test", "hello").await;
+    w.settle().await;
+    let dave = user("@dave:hearth.test");
+    let pass_minutes = async |minutes: u64| {
+        for _ in 0..minutes {
+            tokio::time::advance(Duration::from_secs(60)).await;
+            w.pass_ms(60_000).await;
+        }
+        let told = contents(&w.script.take("far.test"), "m.presence").into_iter();
+        told.flat_map(|content| content["push"].as_array().unwrap().clone())
+            .map(|push| {
+                assert_eq!(push["user_id"], dave.as_str());
+                push["presence"].as_str().unwrap().to_owned()
+            })
+            .collect::<Vec<_>>()
+    };
+    let syncing = w.users.syncing(&dave, PresenceState::Online).await.unwrap();
+    assert_eq!(pass_minutes(1).await, ["online"]);
+    assert_eq!(pass_minutes(10).await.last().unwrap(), "unavailable", "they leave it open, and do something else");
+    assert_eq!(pass_minutes(10).await, [""; 0], "nothing changes");
+    assert_eq!(pass_minutes(12).await, ["unavailable"]);
+    assert_eq!(pass_minutes(60).await.len(), 2, "and again");
+    drop(syncing);
+    assert_eq!(pass_minutes(10).await, ["offline"]);
+    assert_eq!(pass_minutes(60).await, [""; 0], "who is gone is gone");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_comes_to_share_a_room_learns_who_is_there() {
     let w = World::new().await;
     let room = w.room(&["@dave:hearth.test", "@eve:elsewhere.test"]).await;
