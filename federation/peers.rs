@@ -11,7 +11,7 @@ mod tests;
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use hearth_core::{Event, PublicKeys, RoomVersion};
+use hearth_core::{Event, INTEGER_MAX, PublicKeys, RoomVersion};
 use hearth_ports::{
     AliasTarget, BoxFuture, EventBytes, Handshake, IdentityServer, JoinAnswer, MissingEvents, PeerError, Peers,
     StateEvents, StateIds, StatePieces, StoredInvite, Template, WantedKeys,
@@ -184,6 +184,8 @@ impl FederationPeers {
         wanted: MissingEvents,
     ) -> Result<Vec<EventBytes>, PeerError> {
         let MissingEvents { earliest, latest, limit, min_depth } = wanted;
+        // In an old room it may be outside canonical JSON, in which no request is signed.
+        let min_depth = min_depth.min(INTEGER_MAX);
         let body =
             json!({ "earliest_events": earliest, "latest_events": latest, "limit": limit, "min_depth": min_depth });
         let path = Path::federation("v1", "get_missing_events").segment(room);

@@ -37,6 +37,9 @@ const LIMITS: Limits = Limits { depth_max: SIGNED_DEPTH_MAX - 1, numbers: Number
 /// signature spells other numbers in its own way, and would refuse ours.
 const OURS: Limits = Limits { numbers: Numbers::Strict, ..LIMITS };
 
+/// What of others may lie in a list in a body that we sign, or in an object of it. One item outside it would spoil the whole request.
+pub(crate) const ITEM: Limits = Limits { depth_max: OURS.depth_max - 3, ..OURS };
+
 /// What is signed of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Signed<'a> {

@@ -4,25 +4,19 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use hearth_core::{
-    JsonError, Limits, Numbers, RoomVersion, check_json,
-    json::{SIGNED_DEPTH_MAX, canonical},
-};
+use hearth_core::{JsonError, Limits, Numbers, RoomVersion, check_json, json::canonical};
 use hearth_store::id16;
 use ruma::ServerName;
 use serde::Deserialize;
 
 use super::portion::Size;
+use crate::xmatrix::ITEM;
 
 /// "At most 50 PDUs".
 pub(super) const PDUS_MAX: usize = 50;
 
 /// "And 100 EDUs".
 pub(super) const EDUS_MAX: usize = 100;
-
-/// What may be in a transaction: what its signature, made over canonical JSON, may cover. The item lies in a list, in the
-/// transaction, in the object that is signed.
-const ITEM: Limits = Limits { depth_max: SIGNED_DEPTH_MAX - 3, numbers: Numbers::Strict };
 
 /// How much of a server's words on an event goes into our log, in characters.
 const ERROR_CHARS_MAX: usize = 200;
@@ -171,6 +165,7 @@ pub(super) fn short(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hearth_core::json::SIGNED_DEPTH_MAX;
     use ruma::server_name;
     use serde_json::{Value, json};
 

@@ -180,6 +180,10 @@ async fn leaves_knocks_and_invites() {
     let body =
         format!(r#"{{"event":{},"invite_room_state":[{{"s":1}},{{"s":2}}],"room_version":"10"}}"#, event.json_str());
     assert_eq!(line(&only(&net)), format!("PUT v2/invite/{path} {body}"));
+    // A number that cannot be signed spoils no invite.
+    let state = [r#"{"s":1.5}"#, r#"{"s":1}"#, r#"{"s":-0}"#, r#"{"s":2}"#].map(Bytes::from);
+    assert_eq!(peers.invite(peer(), &event, state.to_vec()).await.unwrap(), r#"{"e":1}"#);
+    assert_eq!(line(&only(&net)), format!("PUT v2/invite/{path} {body}"));
 }
 
 #[tokio::test]
@@ -197,6 +201,10 @@ async fn events() {
     let body = r#"{"earliest_events":["$a"],"latest_events":["$b"],"limit":2,"min_depth":7}"#;
     let path = "%21r%2Fo%3Ab.example%3A1";
     assert_eq!(line(&only(&net)), format!("POST v1/get_missing_events/{path} {body}"));
+
+    let deep = MissingEvents { earliest: Vec::new(), latest: Vec::new(), limit: 2, min_depth: u64::MAX };
+    peers.missing_events(peer(), room(), deep).await.unwrap();
+    assert!(line(&only(&net)).ends_with(r#""min_depth":9007199254740991}"#));
 
     let from = [owned_event_id!("$a"), owned_event_id!("$b")];
     assert_eq!(text(&peers.backfill(peer(), room(), &from, 100).await.unwrap()), [r#"{"p":1}"#]);
