@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::{
     follow::quote,
+    node::Node,
     plan::Lies,
     trace::note,
     world::{Person, World},
@@ -112,10 +113,12 @@ pub(crate) async fn differing(world: &World) -> Vec<String> {
 }
 
 /// Whether another server is out of the room in the eyes of this one, which has refused, when it heard of them, all the
-/// joins by which the other takes itself to be in.
+/// joins by which the other takes itself to be in; or, where a join was undone after it had been taken, all that the other
+/// has said last.
 ///
 /// Then the two need not agree, and nothing in the protocol would make them: what soft-fails is cited by nobody, so that
-/// the branches do not meet, and who is in nobody's state is told nothing.
+/// the branches do not meet, and who is in nobody's state is told nothing but what put it out. It may have spoken at that
+/// very moment: then it stands on its own branch, too, and in room version 12 that one's join outlives the other's rules.
 /// [Soft failure](https://spec.matrix.org/v1.19/server-server-api/#soft-failure).
 async fn has_refused(world: &World, room: &str, one: &View, other: &View) -> bool {
     let engine: Arc<dyn Engine> = world.nodes[one.node].kept.clone();
@@ -131,15 +134,39 @@ async fn has_refused(world: &World, room: &str, one: &View, other: &View) -> boo
     if joins.is_empty() || !joins_in(one).is_empty() {
         return false;
     }
+    let mut all_refused = true;
     for join in &joins {
-        let stored = store.event_by_id(number, &ruma::EventId::parse(join).unwrap()).await.unwrap();
-        let refused = EventFlags::SOFT_FAILED.with(EventFlags::REJECTED).0;
-        if stored.is_none_or(|stored| stored.header.flags.0 & refused == 0) {
-            return false;
-        }
+        all_refused &= is_refused(&store, number, join).await;
+    }
+    if !all_refused && !is_unheard(&store, number, &world.nodes[other.node]).await {
+        return false;
     }
     note!(world.trace, "{} is out of {room} in the eyes of {}, and cannot know", other.node, one.node);
     true
+}
+
+async fn is_refused(store: &Store, room: RoomNumber, event_id: &str) -> bool {
+    let stored = store.event_by_id(room, &ruma::EventId::parse(event_id).unwrap()).await.unwrap();
+    let refused = EventFlags::SOFT_FAILED.with(EventFlags::REJECTED).0;
+    stored.is_some_and(|stored| stored.header.flags.0 & refused != 0)
+}
+
+/// Whether all ends of a server's graph that are its own users' are refused in this store, and there are any.
+async fn is_unheard(store: &Store, room: RoomNumber, node: &Node) -> bool {
+    let engine: Arc<dyn Engine> = node.kept.clone();
+    let there = Store::open(engine, StoreSettings::default()).await.unwrap();
+    let mut own = 0;
+    for extremity in there.head(room).await.unwrap().into_iter().flat_map(|head| head.extremities) {
+        let stored = there.event(room, extremity.event).await.unwrap().unwrap();
+        if stored.event.sender().server_name().as_str() != node.name {
+            continue;
+        }
+        own += 1;
+        if !is_refused(store, room, &extremity.event_id).await {
+            return false;
+        }
+    }
+    own > 0
 }
 
 async fn joined_rooms(person: &Person) -> BTreeSet<String> {
