@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 
 use crate::{Error, overload::RETRY_AFTER_MS};
 
-/// One may hold a quarter of what is left then for everybody: a fifth, if alone. Who comes later always finds something,
-/// after ten who have taken all they could still a tenth; and a proxy that all requests come from can work with a fifth.
+/// Who holds more than a quarter of what is left for everybody gets no more: alone that is a fifth. Who comes later always
+/// finds something, after ten who have taken all they could still a tenth; and a proxy that all requests come from can
+/// work with a fifth.
 const LEFT_FOR_ONE: usize = 4;
 
 /// A bound on memory, in bytes.
@@ -51,30 +52,38 @@ impl Budget {
     }
 }
 
+impl Held {
+    fn add(&mut self, of: u64, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        let own = self.by_one.entry(of).or_default();
+        *own = own.saturating_add(bytes);
+    }
+}
+
 impl Share {
-    /// Holds so many bytes in all; 503 if that is too much for one, or for everybody. Who holds nothing yet is refused
-    /// only if nothing is left, so that nothing that is held in one go is too large at all times.
+    /// Holds so many bytes in all; 503 if its owner holds too much already, or nothing is left. Not what is asked for decides
+    /// but what is held, so that nothing is too large at all times: one request may go beyond the bound.
     pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Error> {
         let more = bytes.saturating_sub(self.bytes);
         let Budget { name, bytes_max, .. } = *self.budget;
         let mut held = self.budget.held.lock();
         let own = held.by_one.get(&self.of).copied().unwrap_or(0);
-        let (own_then, all_then) = (own.saturating_add(more), held.bytes.saturating_add(more));
-        let fits = if own == 0 {
-            held.bytes < bytes_max
-        } else {
-            own_then <= bytes_max.saturating_sub(all_then) / LEFT_FOR_ONE
-        };
-        if !fits {
+        let left = bytes_max.saturating_sub(held.bytes);
+        if left == 0 || own > left / LEFT_FOR_ONE {
             if !std::mem::replace(&mut held.is_told, true) {
-                tracing::warn!(name, bytes_max, held = held.bytes, own, more, "memory for requests: some are refused");
+                tracing::warn!(name, bytes_max, left, own, more, "memory for requests: some are refused");
             }
             return Err(Error::overloaded(RETRY_AFTER_MS));
         }
-        held.bytes = all_then;
-        held.by_one.insert(self.of, own_then);
+        held.add(self.of, more);
         self.bytes = self.bytes.saturating_add(more);
         Ok(())
+    }
+
+    /// A little more of the same owner's, above the bound too: it is needed to give the rest back.
+    pub(crate) fn beside(&self, bytes: usize) -> Self {
+        self.budget.held.lock().add(self.of, bytes);
+        Self { budget: Arc::clone(&self.budget), of: self.of, bytes }
     }
 }
 
@@ -111,15 +120,15 @@ mod tests {
             (share, held)
         };
         let (first, held) = take_all(1);
-        assert_eq!(held, 200);
+        assert_eq!(held, 201);
         assert!(budget.share(1_u8).hold(1).is_err(), "it has its share");
         let (second, held) = take_all(2);
         assert_eq!(held, 160);
         drop(first);
         let (_third, held) = take_all(1);
-        assert_eq!(held, 168, "what was given back is there again");
+        assert_eq!(held, 169, "what was given back is there again");
         drop(second);
-        assert_eq!(budget.held.lock().bytes, 168);
+        assert_eq!(budget.held.lock().bytes, 169);
         assert_eq!(budget.held.lock().by_one.len(), 1);
     }
 

@@ -9,6 +9,7 @@
 
 mod access;
 mod address;
+mod answer;
 mod body;
 mod budget;
 mod call;

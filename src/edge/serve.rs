@@ -31,7 +31,9 @@ use crate::{
     Access, Authenticate, AuthenticateServer, BoxFuture, Call, Cidr, Error, Limit, LimitSettings, Limits, Reply, Route,
     ServerRequest,
     access::Demand,
-    address, body,
+    address,
+    answer::{self, Answer},
+    body,
     budget::{Budget, Share},
     call::Params,
     cors,
@@ -74,9 +76,9 @@ pub struct Edge {
 struct Shared {
     limits: Arc<Limits>,
     overload: Arc<Overload>,
-    /// Memory for bodies. Clients have their own, so that no server keeps them out, and the other way round.
-    client_bodies: Arc<Budget>,
-    server_bodies: Arc<Budget>,
+    /// Clients have their own, so that no server keeps them out, and the other way round.
+    client_memory: Memory,
+    server_memory: Memory,
     trusted_proxies: Vec<Cidr>,
     authenticate: Arc<dyn Authenticate>,
     authenticate_server: Option<Arc<dyn AuthenticateServer>>,
@@ -86,12 +88,20 @@ struct Shared {
     unrouted: RouteMetrics,
 }
 
+/// Memory for what is larger than most.
+struct Memory {
+    bodies: Arc<Budget>,
+    answers: Arc<Budget>,
+}
+
 /// A request that may be answered.
 struct Admitted {
     call: Call,
     slot: Option<Slot>,
     /// The memory of the body, for as long as it is worked on.
-    share: Share,
+    body: Share,
+    /// Memory for the answer.
+    answer: Share,
 }
 
 /// A route bound to its state.
@@ -118,8 +128,14 @@ impl Edge {
         let shared = Shared {
             limits: Arc::new(Limits::new(&settings.limits)),
             overload: Overload::new(settings.requests_max),
-            client_bodies: Budget::new("bodies of clients", body::ALL_BYTES_MAX),
-            server_bodies: Budget::new("bodies of servers", body::ALL_BYTES_MAX),
+            client_memory: Memory {
+                bodies: Budget::new("bodies of clients", body::ALL_BYTES_MAX),
+                answers: Budget::new("answers to clients", answer::ALL_BYTES_MAX),
+            },
+            server_memory: Memory {
+                bodies: Budget::new("bodies of servers", body::ALL_BYTES_MAX),
+                answers: Budget::new("answers to servers", answer::ALL_BYTES_MAX),
+            },
             trusted_proxies: settings.trusted_proxies.clone(),
             authenticate,
             authenticate_server,
@@ -240,22 +256,23 @@ impl Place {
         let endpoint = self.find(request.method());
         let metrics = endpoint.as_ref().map_or(&self.shared.unrouted, |endpoint| &endpoint.metrics);
         let result = match &endpoint {
-            _ if request.method() == Method::OPTIONS => Ok(cors::preflight()),
+            _ if request.method() == Method::OPTIONS => Ok(cors::preflight().into()),
             Ok(endpoint) => {
                 let span = tracing::info_span!("request", id = %request_id, route = endpoint.metrics.route());
                 self.shared.run(endpoint, request, &request_id).instrument(span).await
             }
             Err(error) => Err(error.clone()),
         };
-        let mut reply = result.unwrap_or_else(|error| {
+        let mut answer = result.unwrap_or_else(|error| {
             log_refusal(&error, &request_id, metrics.route());
-            error.into_reply(&request_id)
+            error.into_reply(&request_id).into()
         });
+        let reply = answer.reply_mut();
         if cross_origin {
             cors::add(&mut reply.headers);
         }
         metrics.record(reply.status, started.elapsed());
-        finish(reply, &request_id)
+        finish(answer, &request_id)
     }
 
     fn find(&self, method: &Method) -> Result<Arc<Endpoint>, Error> {
@@ -280,22 +297,23 @@ impl Shared {
     }
 
     /// Admits the request, reads it, and runs the handler.
-    async fn run(&self, endpoint: &Endpoint, request: Request<Body>, request_id: &Arc<str>) -> Result<Reply, Error> {
-        let Admitted { call, slot, share } = self.admit(endpoint, request, request_id).await?;
+    async fn run(&self, endpoint: &Endpoint, request: Request<Body>, request_id: &Arc<str>) -> Result<Answer, Error> {
+        let Admitted { call, slot, body, answer: share } = self.admit(endpoint, request, request_id).await?;
         let may_wait = overload::may_wait(&call.method, &call.uri);
         let is_read = endpoint.method == Method::GET;
         let handler = Arc::clone(&endpoint.handler);
         let answer = AssertUnwindSafe(async move { handler(call).await }).catch_unwind();
         let answer = overload::work(slot, answer, may_wait).map(move |answer| {
-            drop(share);
+            drop(body);
             answer
         });
         // A client that hangs up takes its reads with it; a write that has begun is finished.
         let answer = if is_read { answer.await } else { finish_detached(answer).await? };
-        answer.unwrap_or_else(|_| {
+        let reply = answer.unwrap_or_else(|_| {
             tracing::error!("a handler panicked");
             Err(Error::internal())
-        })
+        })?;
+        Answer::new(reply, share)
     }
 }
 
@@ -322,9 +340,9 @@ impl Shared {
         }
         let mut share = match &requester {
             // Who it is will be known when the body was read.
-            _ if is_server => self.server_bodies.share(address::household(ip)),
-            Some(requester) => self.client_bodies.share(&requester.user_id),
-            None => self.client_bodies.share(address::household(ip)),
+            _ if is_server => self.server_memory.bodies.share(address::household(ip)),
+            Some(requester) => self.client_memory.bodies.share(&requester.user_id),
+            None => self.client_memory.bodies.share(address::household(ip)),
         };
         let (slot, body) = if body.is_end_stream() {
             (slot, Bytes::new())
@@ -349,6 +367,11 @@ impl Shared {
         } else {
             (slot, None)
         };
+        let answer = match (&origin, &requester) {
+            (Some(origin), _) => self.server_memory.answers.share(origin),
+            (None, Some(requester)) => self.client_memory.answers.share(&requester.user_id),
+            (None, None) => self.client_memory.answers.share(address::household(ip)),
+        };
         let call = Call {
             method: endpoint.method.clone(),
             uri: parts.uri,
@@ -361,7 +384,7 @@ impl Shared {
             request_id: Arc::clone(request_id),
             limits: Arc::clone(&self.limits),
         };
-        Ok(Admitted { call, slot, share })
+        Ok(Admitted { call, slot, body: share, answer })
     }
 
     /// Who signed this request.
@@ -403,11 +426,9 @@ async fn path_values(parts: &mut Parts) -> Result<Vec<String>, Error> {
     Ok(params.iter().map(|(_, value)| value.to_owned()).collect())
 }
 
-fn finish(reply: Reply, request_id: &str) -> Response<Body> {
+fn finish(answer: Answer, request_id: &str) -> Response<Body> {
     const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-    let mut response = Response::new(Body::from(reply.body));
-    *response.status_mut() = reply.status;
-    *response.headers_mut() = reply.headers;
+    let mut response = answer.into_response();
     if let Ok(request_id) = HeaderValue::from_str(request_id) {
         response.headers_mut().insert(REQUEST_ID, request_id);
     }
