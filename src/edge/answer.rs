@@ -14,20 +14,20 @@ use tokio::{
 
 use crate::{Error, Reply, budget::Share};
 
-/// Memory for the large answers to clients, all together, and as much for those to other servers: twice the state of one
+/// Memory for the answers to clients, all together, and as much for those to other servers: twice the state of one
 /// of the largest rooms. Beside what is being made at that time it fits into a machine of 2 GiB.
 pub(crate) const ALL_BYTES_MAX: usize = 256 << 20;
 
-/// Answers up to this size are not counted: a connection takes as much for what it writes.
-const SMALL_BYTES: usize = 64 << 10;
+/// Answers up to this size are not counted: a request takes as much by itself.
+const SMALL_BYTES: usize = 4 << 10;
 
-/// What a connection gets at once of a large answer. It lies there for as long as an HTTP/2 peer grants no more.
+/// What a connection gets at once of an answer. It lies there for as long as an HTTP/2 peer grants no more.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// Who takes not even a piece in this time does not get the rest. The slowest line carries a kilobyte a second.
 const TAKE_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// A finished answer, for which there is memory if it is large.
+/// A finished answer, for which there is memory if it is not small.
 pub(crate) struct Answer {
     reply: Reply,
     share: Option<Share>,
@@ -51,6 +51,7 @@ impl Answer {
         let Self { reply, share } = self;
         let mut headers = reply.headers;
         let body = match share {
+            Some(share) if reply.body.len() <= PIECE_BYTES => Body::from(Piece::whole(reply.body, share)),
             Some(share) => {
                 // A stream does not tell.
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
@@ -149,20 +150,27 @@ async fn watch(rest: Arc<Mutex<Option<Rest>>>) {
     }
 }
 
-/// A part that was copied, so that it does not keep the whole in memory, and that counts until it was written.
-struct Piece {
-    bytes: Box<[u8]>,
+/// What a connection has, which counts until it was written.
+struct Piece<B> {
+    bytes: B,
     _share: Share,
 }
 
-impl Piece {
+impl Piece<Bytes> {
+    fn whole(bytes: Bytes, share: Share) -> Bytes {
+        Bytes::from_owner(Self { bytes, _share: share })
+    }
+}
+
+impl Piece<Box<[u8]>> {
+    /// A part that does not keep the whole in memory.
     fn copy(bytes: &[u8], whole: &Share) -> Bytes {
         Bytes::from_owner(Self { bytes: bytes.into(), _share: whole.beside(bytes.len()) })
     }
 }
 
-impl AsRef<[u8]> for Piece {
+impl<B: AsRef<[u8]>> AsRef<[u8]> for Piece<B> {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_ref()
     }
 }

@@ -234,20 +234,22 @@ async fn slow_readers_get_their_answers_to_the_end() {
 #[tokio::test(start_paused = true)]
 async fn pieces_that_lie_in_a_connection_count() {
     let router = router(&EdgeSettings::default(), &Arc::default());
-    let mut pieces = Vec::new();
-    // Two of each answer, as a connection has them whose peer grants nothing.
-    for _ in 0..500 {
-        let answer = ask(&router, "a.example", 1 << 20).await;
-        if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
-            break;
+    // What a connection has of an answer whose reader grants nothing.
+    for (server, bytes, pieces_of_each) in [("a.example", 1 << 20, 2), ("b.example", 60 << 10, 1)] {
+        let mut pieces = Vec::new();
+        for _ in 0..1_000 {
+            let answer = ask(&router, server, bytes).await;
+            if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+                break;
+            }
+            let mut body = answer.into_body();
+            for _ in 0..pieces_of_each {
+                pieces.push(body.frame().await.unwrap().unwrap().into_data().unwrap());
+            }
         }
-        let mut body = answer.into_body();
-        for _ in 0..2 {
-            pieces.push(body.frame().await.unwrap().unwrap().into_data().unwrap());
-        }
+        let held: usize = pieces.iter().map(Bytes::len).sum();
+        assert!((40 << 20..53 << 20).contains(&held), "{held}");
     }
-    let held: usize = pieces.iter().map(Bytes::len).sum();
-    assert!((49 << 20..52 << 20).contains(&held), "{held}");
 }
 
 #[test]

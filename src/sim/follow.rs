@@ -111,6 +111,11 @@ pub(crate) async fn sync(world: &World, person: &Person, timeout_ms: u64) -> boo
         }
         known.extend(events);
     }
+    // Who left and was invited, or knocked, between two syncs is told the last of it.
+    for kind in ["invite", "knock"] {
+        let outside = answer["rooms"][kind].as_object().into_iter().flatten().map(|(room, _)| room);
+        left.extend(outside.filter(|room| seen.joined.contains(*room)).cloned());
+    }
     for (room, _) in answer["rooms"]["join"].as_object().into_iter().flatten() {
         seen.left.remove(room);
         seen.joined.insert(room.clone());

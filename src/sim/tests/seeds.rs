@@ -26,7 +26,7 @@ type Mended = (fn(u64) -> Plan, u64, &'static str);
 
 /// Seeds that failed once, and what they found. What a seed leads to depends on every request that servers make: a seed
 /// may come to mean something else. The stories of the crates say the same for good.
-const MENDED: [Mended; 21] = [
+const MENDED: [Mended; 23] = [
     (Plan::of, 176, "who came back through a server that had not heard of the leave was out, and nobody said so"),
     (Plan::of, 262, "who came in by join rules that had changed elsewhere was out, and nobody said so"),
     (Plan::of, 518, "history that came by two ways at once was said to be missing"),
@@ -50,6 +50,12 @@ const MENDED: [Mended; 21] = [
     (Plan::wide, 518, "who may say nothing can still join branches: clients must change a name, no fault of hearth"),
     (Plan::wide, 572, "who left a room before its members had come was told of the leave alone"),
     (Plan::wide, 20526, "who came in without the members was not told them once the join was undone"),
+    (
+        Plan::wide,
+        30081,
+        "who speaks while its join is undone is heard by nobody, and in version 12 may stay in: no fault",
+    ),
+    (Plan::with_a_liar, 30093, "who left and was invited between two syncs is told of the invite: no fault"),
     (Plan::with_a_liar, 141, "the liar's first message, which cites what it should, was taken for a lie: no fault"),
     (Plan::with_a_liar, 483, "who was banned where nobody had heard of the join was not told that they were out"),
 ];
