@@ -13,13 +13,20 @@ use std::{
 };
 
 use axum::{Router, body::Body};
+use bytes::Bytes;
 use hearth_edge::Peer;
 use hearth_server::Apis;
-use hyper::{Request, Response, body::Incoming, server::conn};
+use http_body_util::BodyExt as _;
+use hyper::{
+    Request, Response,
+    body::{Frame, Incoming},
+    server::conn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -47,6 +54,10 @@ const PONG_TIME_MAX: Duration = Duration::from_secs(20);
 /// A peer that takes nothing of what is to be written for so long is cut off: its answer lies in memory. However slow a
 /// line is, something passes in this time.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(60);
+/// A piece of an answer that an HTTP/2 peer has not granted room for after so long, and before twice as long, is given up
+/// with its connection, which would never end: the peer need only answer pings. It is long because others may share the
+/// connection, those behind the same proxy.
+const GRANT_TIME_MAX: Duration = Duration::from_secs(600);
 /// After an error of `accept`, mostly no more descriptors, the next attempt waits so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -185,6 +196,8 @@ impl Connection {
 
     async fn http2(self, stream: impl Stream) {
         let peer = self.handler.peer;
+        let lying = Arc::new(Lying::default());
+        let handler = Marking { handler: self.handler, lying: Arc::clone(&lying) };
         let head_bytes_max = u32::try_from(self.rules.head_bytes_max).unwrap_or(u32::MAX);
         let connection = conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -192,8 +205,11 @@ impl Connection {
             .max_header_list_size(head_bytes_max)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PONG_TIME_MAX)
-            .serve_connection(TokioIo::new(stream), self.handler);
-        log_end(peer, self.watcher.watch(connection).await);
+            .serve_connection(TokioIo::new(stream), handler);
+        tokio::select! {
+            result = self.watcher.watch(connection) => log_end(peer, result),
+            () = lying.too_long() => tracing::debug!(%peer, "a connection did not take its answers"),
+        }
     }
 }
 
@@ -264,6 +280,62 @@ impl hyper::service::Service<Request<Incoming>> for Handler {
             let answer = answer.await;
             drop(running);
             answer
+        })
+    }
+}
+
+/// The pieces of answers that lie with an HTTP/2 connection, which tells nothing of them: each holds the mark of its time.
+#[derive(Default)]
+struct Lying {
+    mark: Mutex<Arc<()>>,
+}
+
+/// A piece; its mark is let go when it was written.
+struct Marked {
+    bytes: Bytes,
+    _mark: Arc<()>,
+}
+
+impl AsRef<[u8]> for Marked {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Lying {
+    fn mark(&self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Marked { bytes, _mark: Arc::clone(&self.mark.lock()) })
+    }
+
+    /// Until a piece has lain for a whole turn at least.
+    async fn too_long(&self) {
+        let mut last = Arc::new(());
+        loop {
+            tokio::time::sleep(GRANT_TIME_MAX).await;
+            if Arc::strong_count(&last) > 1 {
+                return;
+            }
+            last = std::mem::take(&mut *self.mark.lock());
+        }
+    }
+}
+
+/// A handler whose answers are marked.
+struct Marking {
+    handler: Handler,
+    lying: Arc<Lying>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Marking {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (answer, lying) = (self.handler.call(request), Arc::clone(&self.lying));
+        Box::pin(async move {
+            let mark = move |frame: Frame<Bytes>| frame.map_data(|bytes| lying.mark(bytes));
+            Ok(answer.await?.map(|body| Body::new(body.map_frame(mark))))
         })
     }
 }

@@ -96,7 +96,27 @@ async fn an_answer_for_which_nothing_is_granted_does_not_stay_in_memory() {
     assert_eq!(first.status(), StatusCode::OK);
     assert_eq!(ask().await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
     tokio::time::sleep(WRITE_TIME_MAX * 3).await;
-    assert!(!connection.is_finished());
     assert_eq!(ask().await.unwrap().status(), StatusCode::OK);
+    assert!(!connection.is_finished());
+    // What it has of the first does not stay for ever.
+    timeout(GRANT_TIME_MAX * 3, connection).await.expect("it is closed").unwrap().unwrap_err();
     drop(first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_answers_are_taken_stays() {
+    let graceful = GracefulShutdown::new();
+    let (client, server) = duplex(64 << 10);
+    tokio::spawn(connection(large_answers(), &graceful).http2(server));
+    let client = client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(client));
+    let (mut client, connection) = client.await.unwrap();
+    let connection = tokio::spawn(connection);
+    for _ in 0..3 {
+        let request = Request::get("http://x/").body(Body::empty()).unwrap();
+        let answer = client.send_request(request).await.unwrap();
+        assert_eq!(answer.headers()["content-length"], (60 << 20).to_string());
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), 60 << 20);
+        tokio::time::sleep(GRANT_TIME_MAX).await;
+    }
+    assert!(!connection.is_finished());
 }
