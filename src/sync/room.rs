@@ -157,7 +157,8 @@ impl<'a> Visit<'a> {
             return Ok(Begun::Nothing);
         }
         if matches!(visit.passage.after, Membership::Leave | Membership::Ban) && (changed || look.wish.first) {
-            let (event, from) = match find_departure(&visit.view, Arc::clone(&visit.own)).await? {
+            let was_in = visit.passage.before == Membership::Join || visit.passage.joined_between;
+            let (event, from) = match find_departure(&visit.view, Arc::clone(&visit.own), was_in).await? {
                 // What won where branches met may never have heard of the stay that it ended.
                 (_, Membership::Leave) if is_part(visit.passage.before) => {
                     (Arc::clone(&visit.own), visit.passage.before)
@@ -413,10 +414,12 @@ fn is_part(membership: Membership) -> bool {
 }
 
 /// The event by which a reader whose member event this is left, and what they left: of leaves and bans in a row the
-/// first counts.
+/// first counts. `was_in`: they were joined since they were last told; knocks and invites since they left change nothing of
+/// what they are to be told of their stay.
 async fn find_departure(
     view: &RoomView<'_>,
     own: Arc<StoredEvent>,
+    was_in: bool,
 ) -> Result<(Arc<StoredEvent>, Membership), LoadError> {
     let mut event = own;
     for _ in 0..DEPARTURES_MAX {
@@ -424,6 +427,7 @@ async fn find_departure(
         let Some(replaced) = view.look.syncs.store.event(view.room, number).await? else { break };
         match Membership::of(Some(&replaced.event)) {
             Membership::Leave | Membership::Ban => event = replaced,
+            Membership::Knock | Membership::Invite if was_in => event = replaced,
             from => return Ok((event, from)),
         }
     }

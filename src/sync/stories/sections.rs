@@ -193,6 +193,27 @@ async fn who_is_kicked_and_then_banned_is_told_of_both() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_leaves_and_knocks_in_vain_is_told_of_what_they_missed_and_of_no_more() {
+    let world = World::new().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let room = world.room("room", &alice).await;
+    room.member(&bob, &bob, Membership::Join).await;
+    room.message(&alice, "known").await;
+    let first = world.first(&bob, json!({})).await;
+    room.message(&alice, "missed").await;
+    room.member(&bob, &bob, Membership::Leave).await;
+    room.message(&alice, "not for bob").await;
+    for asked in [Membership::Knock, Membership::Invite] {
+        room.member(if asked == Membership::Knock { &bob } else { &alice }, &bob, asked).await;
+        room.member(&bob, &bob, Membership::Leave).await;
+        let second = world.next(&bob, &first, json!({})).await;
+        let told = in_section(&second, "leave", &room);
+        assert_eq!(said(told), ["missed", "m.room.member", "m.room.member"]);
+        assert_eq!(told["timeline"]["limited"], false);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn joined_and_left_in_between_is_told_with_its_state() {
     let world = World::new().await;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
