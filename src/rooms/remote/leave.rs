@@ -32,6 +32,8 @@ struct Standing {
 impl Rooms {
     /// Leaves: here, if this server is in the room, else through another, and if none takes it for the user alone.
     pub(super) async fn get_out(self: &Arc<Self>, change: MemberChange) -> Result<OwnedEventId, SendError> {
+        // Who comes in from another device meanwhile would be in after they have left.
+        self.wait_for_join(&change.room_id).await;
         let outside = self.outside(&change.target, &change.room_id).await?;
         if outside.is_none() && self.is_kept_here(&change.room_id).await? {
             return self.change_member_here(change).await;
