@@ -316,6 +316,8 @@ impl<'a> Visit<'a> {
         // While they were in the room they were shown also what branches said that had not heard of them.
         self.view.gate.joined_until = if was_joined { departure.header.order().position } else { self.joined_position };
         let Stretch { base, after, all_is_news } = self.stretch(newly);
+        // The end of a mere invite or knock begins no stay: what they saw in an earlier one was told then.
+        let after = if was_joined { after } else { self.since };
         let mut timeline = self.gather(after).await?;
         timeline.limited |= newly && was_joined && !self.view.look.wish.first;
         let mut state = if was_joined {

@@ -210,6 +210,13 @@ async fn who_leaves_and_knocks_in_vain_is_told_of_what_they_missed_and_of_no_mor
         let told = in_section(&second, "leave", &room);
         assert_eq!(said(told), ["missed", "m.room.member", "m.room.member"]);
         assert_eq!(told["timeline"]["limited"], false);
+        // The same with a sync in between.
+        room.member(if asked == Membership::Knock { &bob } else { &alice }, &bob, asked).await;
+        let third = world.next(&bob, &first, json!({})).await;
+        room.member(&bob, &bob, Membership::Leave).await;
+        let fourth = world.next(&bob, &third, json!({})).await;
+        let told = in_section(&fourth, "leave", &room);
+        assert_eq!((said(told), &told["timeline"]["limited"]), (vec!["m.room.member".to_owned()], &json!(false)));
     }
 }
 
