@@ -87,7 +87,7 @@ async fn settle(world: &Arc<World>) {
         let undoubted = check::undoubted(world).await;
         for room in 0..rooms {
             for node in &world.nodes {
-                nudge(world, room, node.index, &undoubted).await;
+                nudge(world, room, (node.index, round), &undoubted).await;
             }
         }
         quiet(world).await;
@@ -100,11 +100,22 @@ async fn settle(world: &Arc<World>) {
     }
 }
 
-/// The first of a server's people who may says something in a room. Where none may, the first of whom nobody there doubts
+/// The first of a server's people who may says something in a room; another one in each round, as others may not hear the
+/// first. Where none may, the first of whom nobody there doubts
 /// that they are in it takes another name, which nobody is forbidden: that, too, joins the branches that their server
 /// knows. Who is out without knowing it would only part further from the others.
-async fn nudge(world: &World, room: usize, node: usize, undoubted: &HashMap<String, BTreeSet<String>>) {
-    for person in world.people_of(node) {
+async fn nudge(
+    world: &World,
+    room: usize,
+    (node, round): (usize, usize),
+    undoubted: &HashMap<String, BTreeSet<String>>,
+) {
+    let mut people: Vec<_> = world.people_of(node).collect();
+    if !people.is_empty() {
+        let count = people.len();
+        people.rotate_left((round - 1) % count);
+    }
+    for person in people {
         if let Some((200, _)) = actions::say(world, person, room).await {
             return;
         }
