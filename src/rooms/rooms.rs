@@ -183,7 +183,7 @@ impl Rooms {
     }
 
     /// Sets a state event. If it stands already, sent by the same user, the answer is that event.
-    pub async fn set_state(&self, change: StateChange) -> Result<OwnedEventId, SendError> {
+    pub async fn set_state(self: &Arc<Self>, change: StateChange) -> Result<OwnedEventId, SendError> {
         let room = self.room_for_writing(&change.room_id).await?;
         let StateChange { room_id, sender, kind, state_key, content, guest, ts_ms } = change;
         if kind == "m.room.member" {
@@ -192,6 +192,10 @@ impl Rooms {
             let (action, content) = self.action_of(room, &sender, &target, &content).await?;
             if action == MemberAction::Invite && target.server_name() != self.writer.server_name {
                 return self.invite_remote(MemberChange { room_id, sender, target, action, content, guest }).await;
+            }
+            let is_own = matches!(action, MemberAction::Join | MemberAction::Knock | MemberAction::Leave);
+            if is_own && sender == target && !self.is_kept_here(&room_id).await? {
+                return self.change_member(MemberChange { room_id, sender, target, action, content, guest }).await;
             }
             let intent = MemberIntent { sender, target, wish: Wish::Act(action, content), guest, ts_ms };
             return self.submit(room, Intent::Member(intent), None).await;

@@ -4,6 +4,8 @@
 //! The identity server that the inviter names either knows who they are, or keeps the invite until they say so; what then
 //! comes of it is in [`crate::handshake`].
 
+use std::sync::Arc;
+
 use hearth_core::ID_BYTES_MAX;
 use hearth_ports::{IdentityServer, StoredInvite};
 use hearth_store::{LoadError, RoomNumber, tables::Membership};
@@ -58,7 +60,7 @@ impl Rooms {
 
     /// Invites whoever will bind the address: the identity server keeps the invite, the room has a sign of it.
     pub async fn invite_by_address(
-        &self,
+        self: &Arc<Self>,
         room_id: &RoomId,
         sender: &UserId,
         address: &Address,

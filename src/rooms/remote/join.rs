@@ -49,7 +49,7 @@ impl Rooms {
 
     /// Whether the room as it is kept here is the one that counts: a user of ours is in it, or, as far as is known,
     /// nobody else.
-    pub(super) async fn is_kept_here(&self, room_id: &RoomId) -> Result<bool, SendError> {
+    pub(crate) async fn is_kept_here(&self, room_id: &RoomId) -> Result<bool, SendError> {
         let store = &self.writer.store;
         let Some(room) = store.room_number(room_id).await? else { return Ok(false) };
         let Some(head) = store.head(room).await? else { return Ok(false) };

@@ -276,6 +276,31 @@ async fn restricted_rooms_let_in_members_of_another_room() {
     }
 }
 
+/// A room that was left is not the one that others are in: nobody writes into what is kept of it.
+#[tokio::test]
+async fn who_sets_their_membership_as_state_comes_in_through_another_server_too() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    a.world.clock.advance_ms(1_000);
+    b.world.clock.advance_ms(1_000);
+    let left = b.own(&room_id, "bob", Leave, &[]).await.unwrap();
+    a.hears(&b, &room_id, &[&left]).await;
+    b.world.store.ensure_user_number(&b.user("bert")).await.unwrap();
+    let change = crate::StateChange {
+        room_id: room_id.clone(),
+        sender: b.user("bert"),
+        kind: "m.room.member".to_owned(),
+        state_key: b.user("bert").to_string(),
+        content: serde_json::value::to_raw_value(&json!({ "membership": "join", "displayname": "Bert" })).unwrap(),
+        guest: false,
+        ts_ms: None,
+    };
+    let joined = b.world.rooms.set_state(change).await.unwrap();
+    assert!(a.has(&room_id, &joined).await);
+    assert_agree(&room_id, &a, &b).await;
+}
+
 /// Nobody here may let them in, and who does stands behind something that is still on its way here.
 #[tokio::test]
 async fn a_join_through_another_server_is_completed_with_what_it_stands_behind() {
