@@ -216,12 +216,8 @@ impl KeyRing {
     /// The same as [`Self::for_request`], if nobody has to be asked for it.
     pub async fn known_for_request(self: &Arc<Self>, server: &ServerName, key_ids: &[String]) -> Option<PublicKeys> {
         let server = server.to_owned();
-        let known = self.load(&server).await;
         let now_ms = self.clock.now_ms();
-        if !known.satisfies(Need::ForRequest(key_ids, now_ms)) {
-            return None;
-        }
-        self.refresh_in_time(&server, &known);
+        let known = self.enough(&server, |known| known.satisfies(Need::ForRequest(key_ids, now_ms))).await?;
         Some(PublicKeys(BTreeMap::from([(server, known.for_requests(now_ms))])))
     }
 
@@ -287,9 +283,7 @@ impl KeyRing {
         because: Because,
         is_enough: impl Fn(&Known) -> bool,
     ) -> (Arc<Known>, bool) {
-        let known = self.load(server).await;
-        if is_enough(&known) {
-            self.refresh_in_time(server, &known);
+        if let Some(known) = self.enough(server, &is_enough).await {
             return (known, false);
         }
         let attempts = self.attempts(server);
@@ -301,6 +295,20 @@ impl KeyRing {
             return (known, asked_meanwhile);
         }
         (self.ask(server, because, &attempts).await.unwrap_or(known), true)
+    }
+
+    /// What is known, if that does.
+    async fn enough(
+        self: &Arc<Self>,
+        server: &OwnedServerName,
+        is_enough: impl Fn(&Known) -> bool,
+    ) -> Option<Arc<Known>> {
+        let known = self.load(server).await;
+        if !is_enough(&known) {
+            return None;
+        }
+        self.refresh_in_time(server, &known);
+        Some(known)
     }
 
     /// Asks again behind the back of whoever uses keys that are half over.

@@ -9,6 +9,7 @@ mod append;
 mod cache;
 mod create;
 mod directory;
+mod driven;
 mod error;
 mod handshake;
 mod hierarchy;

@@ -20,7 +20,6 @@ pub(crate) use check::Cpu;
 pub(crate) use fetch::Fetches;
 pub(crate) use hearth_core::catchup::Place;
 pub(crate) use place::{Arriving, Before, Outcome};
-pub(crate) use unfinished::Unfinished;
 
 use fetch::Source;
 
@@ -96,7 +95,7 @@ impl Rooms {
         received
     }
 
-    /// The same; `ask` is asked for what the events rest on, and those of which it is not told are not kept.
+    /// The same; `ask` is asked for what the events rest on, and events that lack something are not kept.
     async fn receive_through(
         &self,
         ask: &ServerName,
@@ -121,10 +120,11 @@ impl Rooms {
             return results;
         }
         // As they are stored: what came may be longer than an event can be.
-        let good = parsed.iter().zip(&results).filter(|(_, received)| received.result.is_ok());
-        let good: Vec<EventBytes> =
-            good.filter_map(|(raw, _)| Some(raw.as_ref().ok()?.unchecked().json().clone())).collect();
-        match self.hold_back(origin, room, &good).await {
+        let good = || {
+            let good = parsed.iter().zip(&results).filter(|(_, received)| received.result.is_ok());
+            good.filter_map(|(raw, _)| Some(raw.as_ref().ok()?.unchecked().json().clone())).collect()
+        };
+        match self.hold_back(origin, room, good).await {
             Ok(None) => {}
             Ok(Some(kept)) => return refuse_behind(results, kept),
             Err(error) => return refuse_all(results.len(), &error),

@@ -14,9 +14,9 @@ use serde_json::{Map, Value, value::RawValue as RawJsonValue};
 use crate::{
     SendError,
     append::member_in,
+    driven::Driven,
     member::{MemberAction, MemberIntent, Wish},
     policy::Unsigned,
-    receive::Unfinished,
     redaction::RedactIntent,
     remote::Joins,
     request::{Intent, MessageIntent, Request, Transaction},
@@ -68,7 +68,8 @@ pub struct Rooms {
     pub(crate) summaries: Summaries,
     pub(crate) serving: Serving,
     pub(crate) joins: Joins,
-    pub(crate) unfinished: Unfinished,
+    /// Those whose unfinished events are tried again.
+    pub(crate) unfinished: Driven,
 }
 
 /// The transaction id of a request: per user, device and path.
@@ -165,7 +166,7 @@ impl Rooms {
     ) -> Arc<Self> {
         let writer = Arc::new(Writer::new(store, clock, entropy, peers, signing_key, server_name));
         let (summaries, serving, joins, unfinished) =
-            (Summaries::new(), Serving::new(), Joins::new(), Unfinished::default());
+            (Summaries::new(), Serving::new(), Joins::new(), Driven::new("rooms_unfinished"));
         Arc::new(Self { writer, settings, summaries, serving, joins, unfinished })
     }
 

@@ -10,7 +10,6 @@ use hearth_store::{
     LoadError, RoomNumber, Write, encode,
     tables::{UnfinishedRow, unfinished_key},
 };
-use parking_lot::Mutex;
 use ruma::{OwnedServerName, RoomId, ServerName};
 use tokio::time::sleep;
 
@@ -31,25 +30,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// Events that are so old are given up, in milliseconds.
 const PATIENCE_MS: u64 = 24 * 3_600_000;
-
-/// The rooms whose unfinished events have a task.
-#[derive(Default)]
-pub(crate) struct Unfinished(Mutex<HashSet<RoomNumber>>);
-
-impl Unfinished {
-    fn begin(&self, room: RoomNumber) -> bool {
-        let mut driven = self.0.lock();
-        let is_new = driven.insert(room);
-        metrics::gauge!("rooms_unfinished").set(driven.len() as f64);
-        is_new
-    }
-
-    fn end(&self, room: RoomNumber) {
-        let mut driven = self.0.lock();
-        driven.remove(&room);
-        metrics::gauge!("rooms_unfinished").set(driven.len() as f64);
-    }
-}
 
 impl Rooms {
     /// Goes on with the events that lacked something when the server stopped.
@@ -72,7 +52,10 @@ impl Rooms {
         let store = &self.writer.store;
         let lacking = events.iter().zip(received).filter(|(_, received)| lacks_something(&received.result));
         let lacking: Vec<&EventBytes> = lacking.map(|(json, _)| json).collect();
-        let Some(room) = store.room_number(room_id).await?.filter(|_| !lacking.is_empty()) else { return Ok(()) };
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let Some(room) = store.room_number(room_id).await? else { return Ok(()) };
         let Some(identity) = store.room_identity(room).await? else { return Ok(()) };
         if store.joined_from(room, origin).await? == 0 {
             return Ok(());

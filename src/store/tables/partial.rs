@@ -31,7 +31,7 @@ row!(PartialRow, "partial room", version 1);
 pub struct WaitingRow {
     /// Who brought it.
     pub origin: String,
-    /// As it came.
+    /// As events are stored: canonical JSON without `unsigned`.
     pub json: Vec<u8>,
 }
 
@@ -75,7 +75,7 @@ pub fn waiting_prefix(room: RoomNumber) -> Key {
 pub struct UnfinishedRow {
     /// Who brought it.
     pub origin: String,
-    /// As it came.
+    /// As events are stored: canonical JSON without `unsigned`.
     pub json: Vec<u8>,
     /// When it came, in milliseconds since the Unix epoch.
     pub since_ms: u64,

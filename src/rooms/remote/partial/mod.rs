@@ -11,11 +11,7 @@ mod settle;
 mod stage;
 mod waiting;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hearth_core::RoomVersion;
@@ -31,7 +27,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{SendError, member::MemberIntent, rooms::Rooms};
+use crate::{SendError, driven::Driven, member::MemberIntent, rooms::Rooms};
 
 use waiting::Waiting;
 
@@ -50,7 +46,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
 /// What is kept in memory of rooms whose members are being fetched.
 pub(crate) struct Partial {
     /// Those that have a task.
-    driven: Mutex<HashSet<RoomNumber>>,
+    driven: Driven,
     turns: Semaphore,
     /// How many events of others wait.
     waiting: Mutex<HashMap<RoomNumber, Waiting>>,
@@ -58,20 +54,11 @@ pub(crate) struct Partial {
 
 impl Partial {
     pub(super) fn new() -> Self {
-        Self { driven: Mutex::default(), turns: Semaphore::new(COMPLETED_AT_ONCE), waiting: Mutex::default() }
-    }
-
-    fn begin(&self, room: RoomNumber) -> bool {
-        let mut driven = self.driven.lock();
-        let is_new = driven.insert(room);
-        metrics::gauge!("rooms_partial").set(driven.len() as f64);
-        is_new
-    }
-
-    fn end(&self, room: RoomNumber) {
-        let mut driven = self.driven.lock();
-        driven.remove(&room);
-        metrics::gauge!("rooms_partial").set(driven.len() as f64);
+        Self {
+            driven: Driven::new("rooms_partial"),
+            turns: Semaphore::new(COMPLETED_AT_ONCE),
+            waiting: Mutex::default(),
+        }
     }
 }
 
@@ -99,7 +86,7 @@ impl Rooms {
 
     /// Fetches a room's members in the background, if they are missing.
     pub(super) fn complete_later(self: &Arc<Self>, room: RoomNumber) {
-        if !self.joins.partial.begin(room) {
+        if !self.joins.partial.driven.begin(room) {
             return;
         }
         let rooms = Arc::downgrade(self);
@@ -109,10 +96,10 @@ impl Rooms {
                 let Some(this) = rooms.upgrade() else { return };
                 match this.complete(room).await {
                     Ok(()) => {
-                        this.joins.partial.end(room);
+                        this.joins.partial.driven.end(room);
                         // Who has joined anew in this moment has found the task still there.
                         let is_left = this.job(room).await.is_ok_and(|job| job.is_none());
-                        if is_left || !this.joins.partial.begin(room) {
+                        if is_left || !this.joins.partial.driven.begin(room) {
                             return;
                         }
                         pause = PAUSE_MIN;

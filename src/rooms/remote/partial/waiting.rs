@@ -36,11 +36,12 @@ impl Rooms {
         &self,
         origin: &ServerName,
         room: RoomNumber,
-        events: &[EventBytes],
+        events: impl FnOnce() -> Vec<EventBytes>,
     ) -> Result<Option<usize>, ReceiveError> {
         if !self.is_partial(room).await? {
             return Ok(None);
         }
+        let events = events();
         // While this is held, nobody says that the room is complete and takes what has waited so far.
         let active = self.writer.active(room);
         let mut slot = active.cache.lock().await;
