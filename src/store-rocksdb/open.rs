@@ -4,6 +4,8 @@
 //! The marker is a file of its own so that it is read before RocksDB is let near a folder that it might change.
 
 use std::{
+    collections::BTreeSet,
+    ffi::OsString,
     fs::{self, File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -24,7 +26,7 @@ const LOCK_FILE: &str = "hearth.lock";
 /// The file every RocksDB database has.
 const CURRENT_FILE: &str = "CURRENT";
 /// Beside a running server files may vanish between listing and opening them; the next listing is newer.
-const READ_ONLY_ATTEMPTS: usize = 5;
+const READ_ONLY_ATTEMPTS: usize = 10;
 
 /// Why a store was not opened. Nothing has been changed.
 #[derive(Debug, thiserror::Error)]
@@ -90,17 +92,35 @@ pub(crate) fn open_read_only(path: &Path, options: &Options) -> Result<Shared, O
     database.create_missing_column_families(false);
     // All files are opened at once and kept: a running server may unlink them, which leaves open ones readable.
     database.set_max_open_files(-1);
-    // The manifest lags behind the log that a running server writes.
-    database.set_track_and_verify_wals_in_manifest(false);
+    // The logs that the manifest names are looked for here too. Besides, RocksDB that is told not to do so wants to strike
+    // them out of the manifest, and reads through a null pointer where it may not write.
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match DB::open_cf_descriptors_read_only(&database, path, options.families(), false) {
-            Ok(db) => return Ok(Shared { heads: Mutex::new(heads(path, &db)?), db, _lock: None }),
-            Err(_) if attempt < READ_ONLY_ATTEMPTS => {}
-            Err(error) => return Err(OpenError::failed(path, &error)),
+        let logs = logs(path)?;
+        let error = match DB::open_cf_descriptors_read_only(&database, path, options.families(), false) {
+            // A log that was written out meanwhile may be in neither the files nor the logs that were read.
+            Ok(db) if logs.is_subset(&self::logs(path)?) => {
+                return Ok(Shared { heads: Mutex::new(heads(path, &db)?), db, _lock: None });
+            }
+            Ok(_) => OpenError::failed(path, &"the server writes faster than its store can be opened; try again"),
+            Err(error) => OpenError::failed(path, &error),
+        };
+        if attempt == READ_ONLY_ATTEMPTS {
+            return Err(error);
         }
     }
+}
+
+/// The write-ahead logs in the folder, by name.
+fn logs(path: &Path) -> Result<BTreeSet<OsString>, OpenError> {
+    let names = fs::read_dir(path).and_then(|entries| {
+        let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
+        names
+            .filter(|name| name.as_ref().map_or(true, |name| Path::new(name).extension() == Some("log".as_ref())))
+            .collect()
+    });
+    names.map_err(|error: io::Error| OpenError::failed(path, &error))
 }
 
 enum Format {

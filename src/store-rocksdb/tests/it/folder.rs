@@ -224,3 +224,16 @@ fn a_reader_stands_beside_the_server() {
     drop(reader);
     assert_eq!(newest(&engine), 129);
 }
+
+/// Tables are written out one by one, so there are always logs that one table needs no more and another one does.
+#[test]
+fn a_reader_opens_at_any_moment_of_the_servers() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engine = common::open(folder.path());
+    for step in (0..130).step_by(10) {
+        fill(&engine, step, step + 10);
+        let reader = RocksEngine::open_read_only(folder.path(), &options()).expect("a second process may read");
+        assert_eq!(newest(&reader), step + 9, "it reads all that was committed");
+        assert_eq!(all_events(&reader).len(), 100 * (step as usize + 10));
+    }
+}
