@@ -58,7 +58,9 @@ impl Rooms {
         };
         let row = outside_row(&event, Membership::Leave, Vec::new(), &[]);
         if self.tell_outside(&change.target, &change.room_id, &row).await? {
-            return Ok(event.event_id().to_owned());
+            // Leaving by two devices at once is leaving once.
+            let told = self.outside(&change.target, &change.room_id).await?;
+            return told.map_or_else(|| Ok(event.event_id().to_owned()), |told| id_of(&told.event_id));
         }
         // Meanwhile they have come in.
         self.change_member_here(change).await

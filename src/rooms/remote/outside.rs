@@ -34,8 +34,9 @@ impl Rooms {
         Ok(Some(row).filter(|row| known.is_none_or(|known| known.position < row.position)))
     }
 
-    /// Tells a user of ours what has become of them in a room that this server is not in. The room is given a number if it
-    /// has none. `false`: they have come into the room meanwhile, and nothing is told.
+    /// Tells a user of ours what has become of them in a room that this server is not in; not that they are out, if they
+    /// were told so. The room is given a number if it has none. `false`: they have come into the room meanwhile, and nothing
+    /// is told.
     pub(crate) async fn tell_outside(
         &self,
         user: &UserId,
@@ -53,7 +54,16 @@ impl Rooms {
             if is_joined && self.is_kept_here(room_id).await? {
                 return Ok(false);
             }
+            let outside = outside_key(user, room);
+            let told = store.get_bytes(Table::Rm, &outside).await?;
+            let standing = told.as_deref().map(decode::<OutsideRow>).transpose().map_err(LoadError::from)?;
+            let standing = standing.filter(|standing| known.is_none_or(|known| known.position < standing.position));
+            // Who gets out by two devices at once is told so once.
+            if row.membership == Membership::Leave && standing.is_some_and(|is| is.membership == Membership::Leave) {
+                return Ok(true);
+            }
             write.require(Table::Rm, key, bytes);
+            write.require(Table::Rm, outside, told);
             if self.commit_outside(write, (user, room), row).await? {
                 return Ok(true);
             }

@@ -2,6 +2,7 @@
 
 use futures_util::FutureExt as _;
 use hearth_core::RoomVersion;
+use hearth_store::{LogEntry, MemberNote, Positions};
 use serde_json::json;
 
 use super::{
@@ -201,6 +202,23 @@ async fn an_invite_is_rejected_with_and_without_their_help() {
         assert!(matches!(b.own(&room_id, "bob", Leave, &[]).await, Err(SendError::Forbidden(_))));
         a.world.check().await;
     }
+}
+
+/// Two devices decline an invite, neither of which knows of the other.
+#[tokio::test]
+async fn who_gets_out_by_two_devices_at_once_is_told_so_once() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let bob = b.user("bob");
+    let room_id = a.create("alice", Preset::Private).await;
+    a.act(&room_id, "alice", Invite, &bob, &[]).await.unwrap();
+    a.net.set_down(&a, true);
+    let (one, other) = tokio::join!(b.own(&room_id, "bob", Leave, &[]), b.own(&room_id, "bob", Leave, &[]));
+    assert_eq!(one.unwrap(), other.unwrap());
+    let log = b.world.store.read_log(&Positions::START, 100).await.unwrap().entries;
+    let leaves = log.iter().filter(|(_, _, entry)| {
+        matches!(entry, LogEntry::Membership(MemberNote { membership: Membership::Leave, .. }))
+    });
+    assert_eq!(leaves.count(), 1);
 }
 
 /// An invite is declined, and before the other server has answered it is accepted from another device.
