@@ -12,7 +12,7 @@ use std::{
 
 use ruma::{EventId, OwnedEventId};
 
-use crate::SignedEvent;
+use crate::{RoomVersion, SignedEvent};
 
 mod fetch;
 
@@ -122,7 +122,7 @@ pub enum Step {
     /// Ask for the ids of the state before this event and of its auth chain: [`Catchup::state`].
     FetchState(OwnedEventId),
     /// Ask for these events that come just before `at`, and for the state before each: [`Catchup::prevs`]. The state
-    /// before `at` itself was not to be had.
+    /// before `at` itself was not to be had, or would not do.
     FetchPrevs {
         /// The event that follows them.
         at: OwnedEventId,
@@ -143,6 +143,8 @@ pub enum Step {
 /// Events on their way into one room, and what is known of what they rest on.
 #[derive(Debug, Default)]
 pub struct Catchup {
+    /// States that meet what is known may become others if they are resolved twice.
+    asks_prevs_first: bool,
     stored: HashMap<OwnedEventId, Stored>,
     /// Those that are stored, with or without a place: it did not matter so far.
     inexact: HashSet<OwnedEventId>,
@@ -171,6 +173,8 @@ struct Wanted {
     arrived: usize,
     /// It was asked for, as one before those that were sent.
     is_asked_for: bool,
+    /// The states after the missing events were asked for.
+    asked_prevs: bool,
     state: State,
 }
 
@@ -181,22 +185,23 @@ struct Rest {
 }
 
 /// What is known of the state before an event whose previous events are missing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum State {
-    #[default]
     NotAsked,
     /// It was asked for; or it came, and could not be used.
     Refused,
-    /// The states after the missing events were asked for, too.
-    Unavailable,
     /// The ids of the states, and all that must be here before they can be used.
-    Ids { states: Arc<Vec<Vec<OwnedEventId>>>, all: Vec<OwnedEventId>, is_fetched: bool },
+    Ids {
+        states: Arc<Vec<Vec<OwnedEventId>>>,
+        all: Vec<OwnedEventId>,
+        is_fetched: bool,
+    },
 }
 
 impl Catchup {
-    /// Nothing yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// Nothing yet, of a room of this version.
+    pub fn new(version: RoomVersion) -> Self {
+        Self { asks_prevs_first: version.resolves_to_older_state(), ..Self::default() }
     }
 
     /// Adds events to be placed; all must be of one room. Those above the bound are given up.
@@ -221,7 +226,8 @@ impl Catchup {
             // What was fetched for others to rest on gets a place of its own.
             self.rest.remove(&id);
             let arrived = self.arrive();
-            self.wanted.insert(id, Wanted { event, arrived, is_asked_for, state: State::NotAsked });
+            let wanted = Wanted { event, arrived, is_asked_for, asked_prevs: false, state: State::NotAsked };
+            self.wanted.insert(id, wanted);
         }
     }
 
@@ -429,7 +435,7 @@ impl Catchup {
             if let Some(Wanted { event, state, .. }) = self.wanted.remove(&id) {
                 let place = match state {
                     State::Ids { states, .. } => Place::AtState(states),
-                    State::NotAsked | State::Refused | State::Unavailable => Place::AfterPrevs,
+                    State::NotAsked | State::Refused => Place::AfterPrevs,
                 };
                 self.stored.insert(id, Stored::Placed);
                 plan.push(Planned { event, place });

@@ -4,7 +4,7 @@ use std::fmt;
 
 use ruma::{
     RoomVersionId,
-    room_version_rules::{EventIdFormatVersion, RoomVersionRules},
+    room_version_rules::{EventIdFormatVersion, RoomVersionRules, StateResolutionVersion},
 };
 
 /// A room version that this server speaks.
@@ -120,6 +120,13 @@ impl RoomVersion {
     /// Whether an event's id is part of the event, chosen by the sender (versions 1 and 2).
     pub fn has_chosen_event_ids(self) -> bool {
         self.rules().event_id_format == EventIdFormatVersion::V1
+    }
+
+    /// Whether a state that is resolved with one of those it was made of may become another (version 1): what is in conflict
+    /// does not count when events are checked, and then the oldest wins.
+    /// [State resolution](https://spec.matrix.org/v1.19/rooms/v1/#state-resolution).
+    pub fn resolves_to_older_state(self) -> bool {
+        !matches!(self.rules().state_res, StateResolutionVersion::V2(_))
     }
 
     /// Whether the room id is the create event's reference hash (from version 12).

@@ -11,6 +11,7 @@ impl Catchup {
     pub(super) fn fetch(&mut self) -> Option<Step> {
         self.fetch_missing()
             .or_else(|| self.fetch_auth())
+            .or_else(|| self.fetch_prevs_first())
             .or_else(|| self.fetch_state())
             .or_else(|| self.fetch_prevs())
             .or_else(|| self.fetch_events())
@@ -80,14 +81,36 @@ impl Catchup {
     fn fetch_prevs(&mut self) -> Option<Step> {
         let lacks = |id: &OwnedEventId| {
             let wanted = &self.wanted[id];
-            let is_open = matches!(wanted.state, State::Refused) && wanted.is_asked_for;
+            let is_open = matches!(wanted.state, State::Refused) && wanted.is_asked_for && !wanted.asked_prevs;
             is_open && self.lacks_prevs(wanted) && !self.lacks_auths(&wanted.event)
         };
         let at = self.by_arrival().into_iter().find(lacks)?;
+        self.ask_prevs(at).or_else(|| self.fetch_prevs())
+    }
+
+    /// Of an event of which some previous events are here, those states count besides whatever is told. In a room of
+    /// version 1 the state before it, resolved with one of them once more, may become another: there the states after the
+    /// others are asked for first.
+    fn fetch_prevs_first(&mut self) -> Option<Step> {
+        if !self.asks_prevs_first {
+            return None;
+        }
+        let lacks = |id: &OwnedEventId| {
+            let wanted = &self.wanted[id];
+            let has_some = wanted.event.event().prev_events().iter().any(|prev| !self.is_missing_prev(prev));
+            let is_open = matches!(wanted.state, State::NotAsked) && has_some && !wanted.asked_prevs;
+            is_open && self.lacks_prevs(wanted) && !self.lacks_auths(&wanted.event)
+        };
+        let at = self.by_arrival().into_iter().find(lacks)?;
+        self.ask_prevs(at).or_else(|| self.fetch_prevs_first())
+    }
+
+    /// Within the bound.
+    fn ask_prevs(&mut self, at: OwnedEventId) -> Option<Step> {
         let prevs: Vec<OwnedEventId> = self.missing_prevs(&self.wanted[&at]).cloned().collect();
-        self.wanted.get_mut(&at)?.state = State::Unavailable;
+        self.wanted.get_mut(&at)?.asked_prevs = true;
         self.prevs += prevs.len();
-        if self.prevs > STATES_MAX { self.fetch_prevs() } else { Some(Step::FetchPrevs { at, prevs }) }
+        (self.prevs <= STATES_MAX).then_some(Step::FetchPrevs { at, prevs })
     }
 
     fn fetch_events(&mut self) -> Option<Step> {

@@ -77,7 +77,7 @@ impl Source<'_> {
     /// Puts events into the room, with what they rest on.
     pub(super) async fn take(&self, events: Vec<SignedEvent>) -> Result<Outcomes, ReceiveError> {
         let mut outcomes = Outcomes::new();
-        let mut catchup = Catchup::new();
+        let mut catchup = Catchup::new(self.version);
         catchup.add(events);
         let deadline = Instant::now() + FETCH_TIME;
         let mut turn = None;

@@ -39,6 +39,13 @@ impl Arriving {
         let by = self.origin.as_deref();
         matches!(self.place, Place::AtState(_)) && by != Some(self.event.sender().server_name())
     }
+
+    /// Whether the state before the event, where some of its previous events are here, need not be what it will be once
+    /// all are: in rooms of version 1 what was told, resolved with what is known, may become another.
+    fn is_at_guessed_state(&self, prevs: &[EventNumber]) -> bool {
+        let is_told = matches!(self.place, Place::AtState(_));
+        is_told && !prevs.is_empty() && self.event.version().resolves_to_older_state()
+    }
 }
 
 /// What became of an event; it is stored.
@@ -200,8 +207,13 @@ impl Writer {
             Ok(()) => self.authorise(cache, group, event, state).await?,
             Err(reason) => Outcome::Rejected(reason),
         };
-        if matches!(outcome, Outcome::Rejected(_)) && cited_allow && arriving.is_told_by_another() {
-            return Ok(Err(ReceiveError::Incomplete("another server tells a state that does not allow it")));
+        if matches!(outcome, Outcome::Rejected(_)) && cited_allow {
+            if arriving.is_told_by_another() {
+                return Ok(Err(ReceiveError::Incomplete("another server tells a state that does not allow it")));
+            }
+            if arriving.is_at_guessed_state(&prevs) {
+                return Ok(Err(ReceiveError::Incomplete("as far as its state is known that does not allow it")));
+            }
         }
         let outcome = match outcome {
             Outcome::Accepted if !self.is_recommended(cache, event).await? => Outcome::SoftFailed,

@@ -1,7 +1,10 @@
 //! What is missing of a room, and asked for, story by story.
 
+use std::collections::HashSet;
+
 use hearth_core::{Event, RoomVersion};
 use hearth_store::{RoomNumber, tables::EventFlags};
+use ruma::server_name;
 use serde_json::json;
 
 use super::{
@@ -165,6 +168,55 @@ async fn a_state_that_is_told_silences_nobody() {
     scene.take(&said).await;
     assert!(scene.is_shown(&said).await);
     scene.world.check().await;
+}
+
+/// A room of version 1 in which Bob has taken another name and shut the door, while Carl spoke; and Eve, who comes in where
+/// these branches meet: Bob is in conflict there, so that what he did does not count, and the door is open again.
+/// What Carl said is not told unasked.
+async fn a_door_that_opens_where_branches_meet() -> (Scene, Event, Event) {
+    let scene = Scene::new(RoomVersion::V1).await;
+    open_topic(&scene).await;
+    let base = scene.room().last();
+    let name = json!({ "membership": "join", "displayname": "Robert" });
+    let named = scene.room().make(&[&base], &Act::state(BOB, "m.room.member", BOB, name));
+    let shut = Act::state(BOB, "m.room.join_rules", "", json!({ "join_rule": "invite" }));
+    let shut = scene.room().make(&[named.event_id()], &shut);
+    assert_eq!(scene.send(&[&named, &shut]).await.into_iter().filter(Result::is_ok).count(), 2);
+    let kept_back = scene.room().make(&[&base], &Act::say(CARL, "kept back"));
+    let join = scene.room().make(&[kept_back.event_id(), shut.event_id()], &Act::join("@eve:two"));
+    assert!(!scene.room().get(join.event_id()).event.rejected(), "so has it room version 1");
+    scene.script.unlisted.lock().insert(kept_back.event_id().to_owned());
+    (scene, kept_back, join)
+}
+
+async fn assert_stands_where_it_does(scene: &Scene, event: &Event) {
+    let told = scene.world.rooms.serve_state_ids(server_name!("two"), &scene.room_id, event.event_id()).await.unwrap();
+    let told: HashSet<_> = told.state.into_iter().collect();
+    assert_eq!(told, scene.room().get(event.event_id()).before.values().cloned().collect());
+    assert!(!scene.stored(event).await.unwrap().header.flags.has(EventFlags::REJECTED));
+    scene.world.check().await;
+}
+
+/// The state before an event, resolved once more with what of it is known here, would be another.
+#[tokio::test]
+async fn in_version_1_the_states_that_meet_are_asked_for() {
+    let (scene, _, join) = a_door_that_opens_where_branches_meet().await;
+    scene.take(&join).await;
+    assert_stands_where_it_does(&scene, &join).await;
+}
+
+/// The same if they are not told.
+#[tokio::test]
+async fn in_version_1_nothing_is_refused_for_good_for_a_state_that_need_not_be_so() {
+    let (scene, kept_back, join) = a_door_that_opens_where_branches_meet().await;
+    scene.script.hidden.lock().insert(kept_back.event_id().to_owned());
+    let result = scene.send(&[&join]).await.remove(0);
+    assert!(matches!(result, Err(ReceiveError::Incomplete(_))), "{result:?}");
+    assert!(scene.stored(&join).await.is_none());
+    scene.take(&kept_back).await;
+    scene.take(&join).await;
+    assert!(scene.is_shown(&join).await);
+    assert_stands_where_it_does(&scene, &join).await;
 }
 
 #[tokio::test]
