@@ -26,6 +26,9 @@ const QUIET_AFTER_MAX: Duration = Duration::from_secs(6 * 3_600);
 /// How often servers are nudged before they must agree.
 const NUDGES_MAX: usize = 4;
 
+/// From this round on people who are nudged take another name before they say anything.
+const NAMES_FROM: usize = 3;
+
 /// What a run came to.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -104,6 +107,9 @@ async fn settle(world: &Arc<World>) {
 /// first. Where none may, the first of whom nobody there doubts
 /// that they are in it takes another name, which nobody is forbidden: that, too, joins the branches that their server
 /// knows. Who is out without knowing it would only part further from the others.
+///
+/// In the last rounds all of them do so: in room version 1 old power levels come back where branches meet, by which
+/// somebody may speak whom those that have kept the new ones do not hear.
 async fn nudge(
     world: &World,
     room: usize,
@@ -115,18 +121,30 @@ async fn nudge(
         let count = people.len();
         people.rotate_left((round - 1) % count);
     }
+    if round >= NAMES_FROM && take_name(world, room, node, undoubted).await {
+        return;
+    }
     for person in people {
         if let Some((200, _)) = actions::say(world, person, room).await {
             return;
         }
     }
+    if round < NAMES_FROM {
+        take_name(world, room, node, undoubted).await;
+    }
+}
+
+/// The first of a server's people who may, and of whom nobody in a room doubts that they are in it, takes another name
+/// there. `false`: there is nobody.
+async fn take_name(world: &World, room: usize, node: usize, undoubted: &HashMap<String, BTreeSet<String>>) -> bool {
     let id = world.model.lock().rooms[room].id.clone();
-    let Some(undoubted) = undoubted.get(&id) else { return };
+    let Some(undoubted) = undoubted.get(&id) else { return false };
     for person in world.people_of(node).filter(|person| undoubted.contains(&person.id)) {
         if let Some((200, _)) = actions::rename(world, person, &id).await {
-            return;
+            return true;
         }
     }
+    false
 }
 
 /// Waits until nothing has been on its way for a while.

@@ -26,7 +26,7 @@ type Mended = (fn(u64) -> Plan, u64, &'static str);
 
 /// Seeds that failed once, and what they found. What a seed leads to depends on every request that servers make: a seed
 /// may come to mean something else. The stories of the crates say the same for good.
-const MENDED: [Mended; 24] = [
+const MENDED: [Mended; 27] = [
     (Plan::of, 176, "who came back through a server that had not heard of the leave was out, and nobody said so"),
     (Plan::of, 262, "who came in by join rules that had changed elsewhere was out, and nobody said so"),
     (Plan::of, 518, "history that came by two ways at once was said to be missing"),
@@ -46,6 +46,7 @@ const MENDED: [Mended; 24] = [
     ),
     (Plan::of, 40627, "who left and knocked in vain was told of all of the room once more"),
     (Plan::of, 21384, "a server that lost power in its first second forgot whom it had told nothing"),
+    (Plan::of, 80023, "who got out by two devices at once was told so twice"),
     (Plan::wide, 22, "a server that was put out asked only about events in its absence, and was refused"),
     (Plan::wide, 36, "a room that was joined without its members is shown long after: clients must read back"),
     (Plan::wide, 518, "who may say nothing can still join branches: clients must change a name, no fault of hearth"),
@@ -56,6 +57,12 @@ const MENDED: [Mended; 24] = [
         30081,
         "who speaks while its join is undone is heard by nobody, and in version 12 may stay in: no fault",
     ),
+    (
+        Plan::wide,
+        50123,
+        "in version 1 old power levels came back for a server whose people others did not hear: a name is heard, no fault",
+    ),
+    (Plan::wide, 70314, "in version 1 a join was refused for good for a state that was a guess"),
     (Plan::with_a_liar, 30093, "who left and was invited between two syncs is told of the invite: no fault"),
     (Plan::with_a_liar, 141, "the liar's first message, which cites what it should, was taken for a lie: no fault"),
     (Plan::with_a_liar, 483, "who was banned where nobody had heard of the join was not told that they were out"),
