@@ -15,20 +15,18 @@ const RECONNECT_MS = 60_000;
 
 /** Sends like a person who presses "retry" on what failed, whenever the client shows signs of life. */
 async function sendStubbornly(user, room, body) {
-  let failed = null;
+  let send = () => user.say(room, body);
   for (;;) {
     try {
-      if (failed) await user.client.resendEvent(failed, user.room(room));
-      else await user.say(room, body);
+      await send();
       return;
     } catch (error) {
       if (error.httpStatus !== undefined) throw error; // the server answered; a retry would not change its mind
-      failed = user
-        .room(room)
-        .getPendingEvents()
-        .find((event) => event.status === EventStatus.NOT_SENT);
-      await nextSync(user);
     }
+    await nextSync(user);
+    const failed = user.room(room).getPendingEvents().find((event) => event.status === EventStatus.NOT_SENT);
+    if (!failed) return; // only the answer was lost: sync has brought the message itself
+    send = () => user.client.resendEvent(failed, user.room(room));
   }
 }
 
