@@ -8,6 +8,7 @@
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
+use hearth_core::ID_BYTES_MAX;
 use hearth_users::{PresenceState, ReceiptError, RemotePresence};
 use metrics::counter;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, ServerName};
@@ -245,6 +246,10 @@ fn read_receipt(origin: &ServerName, room_id: &OwnedRoomId, user_id: &str, recei
     let Body { event_ids, data } = serde_json::from_str(receipt).map_err(|_| Ignored::Malformed)?;
     // "The extremity event IDs that the user has read up to": exactly one.
     let [event_id] = <[OwnedEventId; 1]>::try_from(event_ids).map_err(|_| Ignored::Malformed)?;
+    // It need not be known here, so that it may be any text: it waits in memory only if it can be an event's.
+    if event_id.as_str().len() > ID_BYTES_MAX {
+        return Err(Ignored::Malformed);
+    }
     Ok(Receipt { room_id: room_id.clone(), user_id, event_id, thread: data.thread_id, ts_ms: data.ts })
 }
 
@@ -281,6 +286,7 @@ async fn set_receipt(state: &Inbound, receipt: &Receipt) -> Result<(), Ignored> 
     let set = state.users.set_remote_receipt(user_id, room_id, thread.as_deref(), event_id, *ts_ms).await;
     set.map_err(|error| match error {
         ReceiptError::NotJoined | ReceiptError::UnknownThread => Ignored::Stranger,
+        ReceiptError::IdTooLong => Ignored::Malformed,
         ReceiptError::Fault(fault) => Ignored::Failed(fault.to_string()),
     })
 }

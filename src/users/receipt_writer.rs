@@ -27,7 +27,7 @@ use crate::{
 /// hundred people read at once costs one commit.
 pub(crate) const GATHER_FOR: Duration = Duration::from_millis(100);
 
-/// Receipts in one batch. Each writes two rows of at most some 700 bytes and requires one: together they stay below the
+/// Receipts in one batch. Each writes two rows of at most some 700 bytes, as ids are bounded, and requires one: together they stay below the
 /// 1 MB that engines like.
 pub(crate) const GROUP_MAX: usize = 256;
 
@@ -102,27 +102,39 @@ impl ReceiptWriter {
     async fn settle(&self, room: RoomNumber, group: Vec<Waiting>) {
         metrics::histogram!("users_receipts_group").record(group.len() as f64);
         let rows = rows(room, group);
-        let mut result = Err(Fault::contended());
-        for _ in 0..COMMIT_ATTEMPTS {
-            match self.attempt(room, &rows).await {
-                Ok(None) => metrics::counter!("users_receipts_conflicts").increment(1),
-                Ok(Some(results)) => {
-                    result = Ok(results);
-                    break;
-                }
-                Err(fault) => {
-                    result = Err(fault);
-                    break;
-                }
-            }
-        }
-        let results = result.unwrap_or_else(|fault| vec![Err(fault); rows.len()]);
+        let results = match self.write(room, &rows).await {
+            Ok(results) => results,
+            // The batch cannot be written: that must be one of them, and the others are not to suffer from it.
+            Err(Fault::Broken(_)) if rows.len() > 1 => self.write_each(room, &rows).await,
+            Err(fault) => vec![Err(fault); rows.len()],
+        };
         for (row, result) in rows.into_iter().zip(results) {
             for waiting in row.waiting {
                 // A caller that has gone away does not want its answer.
                 drop(waiting.answer.send(result.clone()));
             }
         }
+    }
+
+    /// Decides and commits these as one batch, again after a lost race. An error is one of them all.
+    async fn write(&self, room: RoomNumber, rows: &[Row]) -> Result<Vec<Result<(), Fault>>, Fault> {
+        for _ in 0..COMMIT_ATTEMPTS {
+            match self.attempt(room, rows).await? {
+                Some(results) => return Ok(results),
+                None => metrics::counter!("users_receipts_conflicts").increment(1),
+            }
+        }
+        Err(Fault::contended())
+    }
+
+    /// Writes each of these by itself.
+    async fn write_each(&self, room: RoomNumber, rows: &[Row]) -> Vec<Result<(), Fault>> {
+        let mut results = Vec::with_capacity(rows.len());
+        for row in rows {
+            let written = self.write(room, std::slice::from_ref(row)).await;
+            results.push(written.and_then(|results| results.into_iter().collect()));
+        }
+        results
     }
 
     /// Decides and commits once; `None`: a race was lost. A row that can't be decided fails alone.

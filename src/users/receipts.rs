@@ -1,5 +1,6 @@
 //! Read receipts and read markers. (Modules "Receipts" and "Read and unread markers".)
 
+use hearth_core::ID_BYTES_MAX;
 use hearth_ports::KeyRange;
 use hearth_store::{
     RoomNumber, Table, UserNumber,
@@ -62,6 +63,9 @@ pub enum ReceiptError {
     /// The room has no event that could be this thread's root.
     #[error("no such thread")]
     UnknownThread,
+    /// No event has an id of more than [`ID_BYTES_MAX`] bytes.
+    #[error("the event id is too long")]
+    IdTooLong,
     /// Ours.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -79,6 +83,7 @@ impl Users {
         thread: Option<&str>,
         event_id: &EventId,
     ) -> Result<(), ReceiptError> {
+        check_length(event_id)?;
         let (user, room) = self.joined(user_id, room_id).await?;
         // A row for each thread: only for threads that can be, so that nobody fills the store with others.
         if let Some(root) = thread.filter(|thread| *thread != MAIN) {
@@ -102,6 +107,7 @@ impl Users {
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<(), ReceiptError> {
+        check_length(event_id)?;
         let (_, room) = self.joined(user_id, room_id).await?;
         let old = self.account_data(user_id, Some(room_id), FULLY_READ).await?;
         let old = old.and_then(|content| serde_json::from_str::<Value>(&content).ok());
@@ -186,7 +192,7 @@ impl Users {
     pub async fn joined_room(&self, user_id: &UserId, room_id: &RoomId) -> Result<Option<RoomNumber>, Fault> {
         match self.joined(user_id, room_id).await {
             Ok((_, room)) => Ok(Some(room)),
-            Err(ReceiptError::NotJoined | ReceiptError::UnknownThread) => Ok(None),
+            Err(ReceiptError::NotJoined | ReceiptError::UnknownThread | ReceiptError::IdTooLong) => Ok(None),
             Err(ReceiptError::Fault(fault)) => Err(fault),
         }
     }
@@ -198,4 +204,10 @@ impl Users {
         let is_joined = membership.is_some_and(|row| row.membership == Membership::Join);
         if is_joined { Ok((user, room)) } else { Err(ReceiptError::NotJoined) }
     }
+}
+
+/// A receipt may name an event that is not known here, so its id is anybody's text. "The length of an event ID, including
+/// the `$` sigil and the domain where present, MUST NOT exceed 255 bytes."
+pub(crate) fn check_length(event_id: &EventId) -> Result<(), ReceiptError> {
+    if event_id.as_str().len() > ID_BYTES_MAX { Err(ReceiptError::IdTooLong) } else { Ok(()) }
 }

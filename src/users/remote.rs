@@ -12,7 +12,7 @@ use crate::{
     Fault, PresenceState, ReceiptError, Users,
     presence::{STATUS_BYTES_MAX, Told},
     receipt_writer::Wish,
-    receipts::MAIN,
+    receipts::{MAIN, check_length},
 };
 
 /// A presence that is not told again for so long is over: servers that go away do not say so. They remind each other
@@ -44,6 +44,7 @@ impl Users {
         event_id: &EventId,
         ts_ms: u64,
     ) -> Result<(), ReceiptError> {
+        check_length(event_id)?;
         if self.is_local(user_id) {
             return Err(ReceiptError::NotJoined);
         }

@@ -81,7 +81,7 @@ async fn strangers_are_not_heeded() {
 async fn receipts_are_set_each_on_its_own() {
     let world = World::new().await;
     let room_id = world.create(Preset::Public).await;
-    for name in ["bob", "carol", "dave"] {
+    for name in ["bob", "carol", "dave", "george"] {
         world.join(&room_id, &far(name)).await;
     }
     let first = world.say(&room_id, "first").await;
@@ -92,6 +92,7 @@ async fn receipts_are_set_each_on_its_own() {
         far("dave"): { "event_ids": [first, last], "data": { "ts": 5 } },
         far("erin"): { "event_ids": [first], "data": { "ts": 5 } },
         far("frank"): 7,
+        far("george"): { "event_ids": [format!("${}", "a".repeat(100_000))], "data": { "ts": 5 } },
         "not a user": {},
     });
     world.tell(FAR, &[receipt(&room_id, &users)]).await;

@@ -55,6 +55,7 @@ pub(super) fn receipt_error(error: ReceiptError) -> Error {
     match error {
         ReceiptError::NotJoined => Error::forbidden("you are not in this room"),
         ReceiptError::UnknownThread => Error::invalid_param("thread_id is neither main nor an event of this room"),
+        ReceiptError::IdTooLong => Error::invalid_param("an event id has at most 255 bytes"),
         ReceiptError::Fault(ours) => ours.into(),
     }
 }

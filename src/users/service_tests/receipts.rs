@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::{World, world};
 use crate::{
     Fault, Receipt, ReceiptError, ReceiptKind,
-    receipt_writer::{GATHER_FOR, GROUP_MAX},
+    receipt_writer::{GATHER_FOR, GROUP_MAX, Wish},
 };
 
 const ROOM: &str = "!a:b.c";
@@ -305,4 +305,45 @@ async fn what_is_not_written_is_not_acknowledged() {
     assert!(failed(&set(&people[0]).await));
     set(&people[0]).await.unwrap();
     assert_eq!(public(&world, room).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_longer_than_an_id_is_refused() {
+    let world = world().await;
+    let alice = world.account("alice").await;
+    let far = UserId::parse("@far:far.test").unwrap();
+    let room = room_of(&world, &[&alice, &far]).await;
+    let users = &world.users;
+    let (long, longest) = (format!("${}", "a".repeat(255)), format!("${}", "a".repeat(254)));
+    let refused = [
+        users.set_receipt(&alice, room_id(), ReceiptKind::Public, None, event(&long)).await,
+        users.set_fully_read(&alice, room_id(), event(&long)).await,
+        users.set_remote_receipt(&far, room_id(), None, event(&long), 1).await,
+    ];
+    assert!(refused.iter().all(|answer| matches!(answer, Err(ReceiptError::IdTooLong))), "{refused:?}");
+    assert!(public(&world, room).await.is_empty());
+    users.set_receipt(&alice, room_id(), ReceiptKind::Public, None, event(&longest)).await.unwrap();
+    users.set_fully_read(&alice, room_id(), event(&longest)).await.unwrap();
+    users.set_remote_receipt(&far, room_id(), None, event(&longest), 1).await.unwrap();
+    assert_eq!(public(&world, room).await.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_cannot_be_written_is_alone() {
+    let world = world().await;
+    let people = people(3);
+    let room = room_of(&world, &[&people[0], &people[1], &people[2]]).await;
+    // Longer than a row may be: what no caller lets in.
+    let long = format!("${}", "a".repeat(100_000));
+    let set = async |user: &OwnedUserId, id: &str| {
+        let number = world.users.number(user).await.unwrap().unwrap();
+        let place = ReceiptPlaceRow { user: number, private: false, thread: String::new() };
+        let wish = Wish { place, user_id: user.clone(), event_id: event(id).to_owned(), ts_ms: 1 };
+        world.users.receipts.set(room, wish).await
+    };
+    let (one, bad, other) =
+        tokio::join!(set(&people[0], "$one:b.c"), set(&people[1], &long), set(&people[2], "$one:b.c"));
+    assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+    assert!(matches!(bad, Err(Fault::Broken(_))));
+    assert_eq!(public(&world, room).await.len(), 2);
 }
