@@ -1,11 +1,15 @@
 //! Telling others what servers have said about their keys.
 //! [Querying keys through another server](https://spec.matrix.org/v1.19/server-server-api/#querying-keys-through-another-server).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use hearth_store::tables::KeyAnswerRow;
+use hearth_store::tables::{KEYS_PER_SERVER_MAX, KeyAnswerRow};
 use ruma::OwnedServerName;
 
 use super::{
@@ -17,7 +21,14 @@ use super::{
 /// Servers of one query that are looked for; further ones are left out of the answer.
 pub(super) const SERVERS_MAX: usize = 250;
 
-/// Of them, those that are asked because too little is known.
+/// Keys of one server that are looked for: no more are known of any. Further ones are left out of the answer, as is what
+/// nobody knows.
+const IDS_PER_SERVER_MAX: usize = KEYS_PER_SERVER_MAX;
+
+/// Keys that one query looks for, of all servers together. Servers sign with one or two.
+pub(super) const IDS_MAX: usize = 2_000;
+
+/// Of the servers, those that are asked because too little is known.
 const FETCHES_MAX: usize = 16;
 
 /// What is waited for those.
@@ -42,15 +53,18 @@ impl Asked {
         if self.keys.is_empty() {
             return known.answers.first().is_some_and(|answer| is_valid(answer, self.valid_until_ms, now_ms));
         }
-        self.keys.iter().all(|(id, valid_until_ms)| {
-            newest_with(known, id).is_some_and(|answer| is_valid(answer, *valid_until_ms, now_ms))
-        })
+        let newest = newest_with_each(known);
+        self.keys
+            .iter()
+            .all(|(id, valid_until_ms)| newest.get(id).is_some_and(|answer| is_valid(answer, *valid_until_ms, now_ms)))
     }
 
     /// The answers to be passed on: the newest with each key, or the newest.
     fn pick<'a>(&self, known: &'a Known) -> Vec<&'a KeyAnswerRow> {
         let mut picked: Vec<&KeyAnswerRow> = Vec::new();
-        for answer in self.keys.keys().filter_map(|id| newest_with(known, id)) {
+        // Without ids nothing is to be looked up.
+        let newest = if self.keys.is_empty() { HashMap::new() } else { newest_with_each(known) };
+        for answer in self.keys.keys().filter_map(|id| newest.get(id).copied()) {
             if !picked.iter().any(|other| std::ptr::eq(*other, answer)) {
                 picked.push(answer);
             }
@@ -59,8 +73,32 @@ impl Asked {
     }
 }
 
-fn newest_with<'a>(known: &'a Known, id: &str) -> Option<&'a KeyAnswerRow> {
-    known.answers.iter().find(|answer| key_ids(&answer.json).iter().any(|found| found == id))
+/// The newest answer with each key. Each answer is read once, however many keys are asked for.
+fn newest_with_each(known: &Known) -> HashMap<String, &KeyAnswerRow> {
+    let mut newest = HashMap::new();
+    for answer in &known.answers {
+        for id in key_ids(&answer.json) {
+            newest.entry(id).or_insert(answer);
+        }
+    }
+    newest
+}
+
+/// What is looked for of a query.
+fn bounded(query: BTreeMap<OwnedServerName, Asked>) -> Vec<(OwnedServerName, Asked)> {
+    let mut ids_left = IDS_MAX;
+    let mut bounded = Vec::new();
+    for (server, mut asked) in query.into_iter().take(SERVERS_MAX) {
+        if !asked.keys.is_empty() {
+            if ids_left == 0 {
+                continue;
+            }
+            asked.keys = asked.keys.into_iter().take(IDS_PER_SERVER_MAX.min(ids_left)).collect();
+            ids_left -= asked.keys.len();
+        }
+        bounded.push((server, asked));
+    }
+    bounded
 }
 
 fn is_valid(answer: &KeyAnswerRow, until_ms: Option<u64>, now_ms: u64) -> bool {
@@ -76,7 +114,7 @@ impl KeyRing {
     pub(super) async fn notarise(self: &Arc<Self>, query: BTreeMap<OwnedServerName, Asked>) -> Vec<Bytes> {
         let (mut answers, mut known_all) = (Vec::new(), Vec::new());
         let mut missing = Vec::new();
-        for (server, asked) in query.into_iter().take(SERVERS_MAX) {
+        for (server, asked) in bounded(query) {
             if server == *self.own().server() {
                 answers.push(self.own().answer());
                 continue;
@@ -91,6 +129,7 @@ impl KeyRing {
         }
         known_all.extend(self.ask_for_strangers(missing).await);
         let ring = Arc::clone(self);
+        let _turn = self.notary_signing.acquire().await.expect("it is never closed");
         let signed = hearth_ports::work(move || ring.sign_all(&known_all)).await.unwrap_or_default();
         answers.extend(signed);
         answers

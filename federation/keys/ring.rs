@@ -48,6 +48,9 @@ const STRANGERS_FETCHES_MAX: usize = 96;
 /// Of them, those that others want to hear about from us.
 const NOTARY_FETCHES_MAX: usize = 32;
 
+/// Answers that are signed for others at once: anybody may ask, and it must leave the processors to those who check.
+const NOTARY_SIGNING_MAX: usize = 1;
+
 /// Servers that one caller waits for at once.
 const FETCHES_PER_CALL: usize = 64;
 
@@ -100,6 +103,7 @@ pub struct KeyRing {
     fetches: Semaphore,
     strangers_fetches: Semaphore,
     pub(super) notary_fetches: Semaphore,
+    pub(super) notary_signing: Semaphore,
     new_rows: Mutex<Bucket>,
 }
 
@@ -153,6 +157,7 @@ impl KeyRing {
             fetches: Semaphore::new(FETCHES_MAX),
             strangers_fetches: Semaphore::new(STRANGERS_FETCHES_MAX),
             notary_fetches: Semaphore::new(NOTARY_FETCHES_MAX),
+            notary_signing: Semaphore::new(NOTARY_SIGNING_MAX),
             new_rows,
         })
     }

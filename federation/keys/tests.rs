@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     KeyRing, KeyRingSettings, OldKey, OwnKeys,
     answer::{AnswerError, KeyAnswer},
-    notary::Asked,
+    notary::{Asked, IDS_MAX},
 };
 use crate::{
     policy::ServerPolicy,
@@ -499,4 +499,36 @@ async fn strangers_make_us_ask_a_few_only() {
     assert_eq!(world.ring.notarise(query.clone()).await.len(), 16);
     assert_eq!(world.asked(), 16);
     assert_eq!(world.ring.notarise(query).await.len(), 32);
+}
+
+#[tokio::test]
+async fn a_query_looks_for_a_bounded_number_of_keys() {
+    let world = World::new().await;
+    for server in ["a.example:1", "z.example:1"] {
+        world.has_keys(server, &[1]);
+        world.for_request(server, 1).await;
+        world.has_keys(server, &[2]);
+        world.for_request(server, 2).await;
+    }
+    // Keys that nobody has, before and beside the one of old.
+    let asked = |nobody_has: usize| {
+        let ids = (0..nobody_has).map(|n| format!("ed25519:a{n:06}")).chain([key_id(1)]);
+        Asked { keys: ids.map(|id| (id, Some(0))).collect(), valid_until_ms: None }
+    };
+    let told = async |query: BTreeMap<OwnedServerName, Asked>| {
+        let answers = world.ring.notarise(query).await;
+        let keys = answers.iter().map(|answer| serde_json::from_slice::<Value>(answer).unwrap()["verify_keys"].clone());
+        keys.map(|keys| keys.as_object().unwrap().keys().next().unwrap().clone()).collect::<Vec<_>>()
+    };
+    let one = async |nobody_has| told(BTreeMap::from([(name("a.example:1"), asked(nobody_has))])).await;
+    assert_eq!(one(63).await, [key_id(1)]);
+    assert_eq!(one(64).await, [key_id(2)], "the newest, as the key of old is not looked for");
+    assert_eq!(one(100_000).await, [key_id(2)]);
+    // Of many servers, too.
+    let mut query: BTreeMap<_, _> = (0..IDS_MAX / 64 - 1).map(|n| (name(&format!("s{n}.no:1")), asked(64))).collect();
+    query.insert(name("z.example:1"), asked(0));
+    assert_eq!(told(query.clone()).await, [key_id(1)]);
+    query.insert(name("t.no:1"), asked(64));
+    query.insert(name("u.no:1"), asked(64));
+    assert_eq!(told(query).await, [] as [String; 0], "its keys come after too many others");
 }
