@@ -6,7 +6,7 @@ use hearth_store::{
     CommitError, LoadError, LogEntry, MemberNote, RoomNumber, UserNumber, Write, decode,
     tables::{Membership, MembershipRow, OutsideRow, STRIPPED_BYTES_MAX, member_rooms_key, outside_key, put_outside},
 };
-use ruma::{OwnedServerName, RoomId, UserId};
+use ruma::{EventId, OwnedServerName, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -34,9 +34,8 @@ impl Rooms {
         Ok(Some(row).filter(|row| known.is_none_or(|known| known.position < row.position)))
     }
 
-    /// Tells a user of ours what has become of them in a room that this server is not in; not that they are out, if they
-    /// were told so. The room is given a number if it has none. `false`: they have come into the room meanwhile, and nothing
-    /// is told.
+    /// Tells a user of ours what has become of them in a room that this server is not in, unless that is old news. The room
+    /// is given a number if it has none. `false`: they have come into the room meanwhile, and nothing is told.
     pub(crate) async fn tell_outside(
         &self,
         user: &UserId,
@@ -58,8 +57,8 @@ impl Rooms {
             let told = store.get_bytes(Table::Rm, &outside).await?;
             let standing = told.as_deref().map(decode::<OutsideRow>).transpose().map_err(LoadError::from)?;
             let standing = standing.filter(|standing| known.is_none_or(|known| known.position < standing.position));
-            // Who gets out by two devices at once is told so once.
-            if row.membership == Membership::Leave && standing.is_some_and(|is| is.membership == Membership::Leave) {
+            let ended = standing.filter(|standing| standing.membership == Membership::Leave);
+            if ended.is_some_and(|ended| is_old_news(room_id, &ended, row)) {
                 return Ok(true);
             }
             write.require(Table::Rm, key, bytes);
@@ -106,6 +105,20 @@ impl Rooms {
         write.log(at, LogEntry::Membership(MemberNote { room, user, membership: Membership::Leave }));
         self.writer.store.commit(write).await.map(drop)
     }
+}
+
+/// Whether there is nothing to tell a user who was told that they are out: who gets out by two devices at once, or is put
+/// out at that moment, is told so once; and a request that comes a second time does not bring back the invite that has
+/// ended since, which the event that ended it cites.
+fn is_old_news(room_id: &RoomId, ended: &OutsideRow, row: &OutsideRow) -> bool {
+    row.membership == Membership::Leave
+        || event_of(room_id, ended).is_some_and(|event| event.auth_events().iter().any(|id| *id == row.event_id))
+}
+
+/// The event of a row; `None`: it does not read.
+fn event_of(room_id: &RoomId, row: &OutsideRow) -> Option<Event> {
+    let id = <&EventId>::try_from(&*row.event_id).ok()?.to_owned();
+    Event::parse_stored(RoomVersion::parse(&row.version)?, id, room_id.to_owned(), row.event.clone().into()).ok()
 }
 
 /// The row of a member event in a room that this server is not in.
