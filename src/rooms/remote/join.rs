@@ -76,7 +76,6 @@ impl Rooms {
                 result => return result,
             }
         }
-        let _turn = self.joins.turns.acquire().await.map_err(|error| SendError::Unavailable(error.to_string()))?;
         let mut worst = None;
         for server in candidates {
             match self.join_once(&change, server).await {
@@ -112,6 +111,8 @@ impl Rooms {
 
     async fn join_once(self: &Arc<Self>, change: &MemberChange, server: &ServerName) -> Result<OwnedEventId, Failed> {
         let (event, place) = self.event_through(server, Handshake::Join, change).await?;
+        // Not before: servers that give no template keep nobody's joins waiting.
+        let _turn = self.joins.turns.take(&change.target).await.ok_or(SendError::Busy)?;
         let mut answer = self.writer.peers.send_join(server, &event, true).await?;
         let signed = self.signed_join(event, &place, answer.event.take()).await?;
         let event_id = signed.event().event_id().to_owned();

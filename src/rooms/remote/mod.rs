@@ -28,14 +28,14 @@ use std::{
 use hearth_core::{Draft, Event, RoomVersion, build};
 use hearth_ports::{Handshake, PeerError};
 use parking_lot::Mutex;
-use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
 
 use crate::{
     SendError,
     member::MemberAction,
     rooms::{MemberChange, Rooms},
+    turns::{Shares, Turns},
 };
 use backfill::FailedFills;
 pub use by_address::Address;
@@ -45,8 +45,11 @@ use space::FarSpaces;
 pub(crate) use space::{FarSight, VIA_MAX};
 use template::Place;
 
-/// Rooms that are joined at once through other servers: each may hold a hundred megabytes for a while.
-const JOINS_AT_ONCE: usize = 4;
+/// Whose joins through other servers may be answered with a whole room: four at once, since each may hold a hundred
+/// megabytes for a while; one of each user, so that nobody's hanging server stops the joins of others. A turn is waited for
+/// as long as a client may wait for other servers anyhow.
+const JOINS: Shares =
+    Shares { turns: 4, turns_of_one: 1, waiting: 1_000, waiting_of_one: 50, patience: Duration::from_secs(120) };
 
 /// The part of an event id that we choose in room versions 1 and 2.
 const OPAQUE_ID_CHARACTERS: usize = 18;
@@ -58,7 +61,8 @@ const JOIN_WAITED_FOR: Duration = Duration::from_secs(30);
 pub(crate) struct Joins {
     /// Rooms that somebody comes into: who comes after waits and then finds the room here.
     rooms: RoomLocks,
-    turns: Semaphore,
+    /// Of our users.
+    turns: Turns<OwnedUserId>,
     /// Rooms into whose history somebody fetches: who comes after waits and then finds it here.
     fills: RoomLocks,
     failed_fills: FailedFills,
@@ -71,7 +75,7 @@ impl Joins {
     pub(crate) fn new() -> Self {
         Self {
             rooms: RoomLocks::default(),
-            turns: Semaphore::new(JOINS_AT_ONCE),
+            turns: Turns::new(JOINS),
             fills: RoomLocks::default(),
             failed_fills: FailedFills::new(),
             spaces: FarSpaces::new(),

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::twin::{Town, towns};
-use crate::{Membership, Preset};
+use crate::{Membership, Preset, SendError};
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -17,6 +17,40 @@ async fn begin<T>(stuck: impl IntoIterator<Item = impl Future<Output = T>>) {
 
 fn hang(town: &Town, what: &str) {
     town.net.hanging.lock().insert(format!("{what} {}", town.name));
+}
+
+/// Public rooms, as many as joins of ours may be under way at once.
+async fn rooms_of(town: &Town) -> [ruma::OwnedRoomId; 4] {
+    let rooms = join_all((0..4).map(|_| town.create("helen", Preset::Public))).await;
+    rooms.try_into().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_that_give_no_template_stop_nobody_elses_joins() {
+    let [a, b, h] = towns(["a.test", "b.test", "h.test"]).await;
+    let (room_id, far) = (a.create("alice", Preset::Public).await, rooms_of(&h).await);
+    hang(&h, "make_member");
+    let names = ["m0", "m1", "m2", "m3"];
+    let via = [&h];
+    begin(far.iter().zip(names).map(|(room_id, name)| b.join(room_id, name, &via))).await;
+    timeout(SOON, b.join(&room_id, "bob", &[&a])).await.expect("nobody stands in the way").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobodys_joins_that_hang_stop_those_of_others() {
+    let [a, b, h] = towns(["a.test", "b.test", "h.test"]).await;
+    let (room_id, far) = (a.create("alice", Preset::Public).await, rooms_of(&h).await);
+    hang(&h, "send_join");
+    let via = [&h];
+    begin(far.iter().map(|room_id| b.join(room_id, "mallory", &via))).await;
+    timeout(SOON, b.join(&room_id, "bob", &[&a])).await.expect("bob has his own share").unwrap();
+    // Four who hang do stop others, but these are told so.
+    let more = ["m1", "m2", "m3"];
+    begin(rooms_of(&h).await[1..].iter().zip(more).map(|(room_id, name)| b.join(room_id, name, &via))).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    let late = timeout(Duration::from_secs(600), b.join(&room_id, "bert", &[&a])).await.expect("they are answered");
+    assert!(matches!(late, Err(SendError::Busy)), "{late:?}");
+    assert_eq!(a.membership(&room_id, &b.user("bert")).await, None);
 }
 
 #[tokio::test(start_paused = true)]
