@@ -26,6 +26,7 @@ mod rooms;
 mod serve;
 mod state;
 mod summary;
+mod turns;
 mod upgrade;
 mod writer;
 

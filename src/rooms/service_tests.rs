@@ -19,6 +19,7 @@ mod directory;
 pub(crate) mod elsewhere;
 mod filling;
 mod following;
+mod hanging;
 mod joining;
 mod memberships;
 mod missing;

@@ -10,7 +10,10 @@ use ruma::{EventId, RoomId, ServerName, UserId};
 use serde::Deserialize;
 
 use super::{HandshakeError, membership_name};
-use crate::rooms::Rooms;
+use crate::{
+    receive::{Arriving, Place},
+    rooms::Rooms,
+};
 
 impl Rooms {
     /// Takes another server's user into the room. The answer is the room's state before that, what authorises it, and
@@ -23,9 +26,11 @@ impl Rooms {
         event: EventBytes,
         omit_members: bool,
     ) -> Result<JoinAnswer, HandshakeError> {
-        // First: what is refused must not have happened.
-        let _turn = self.serving.join_turn().await.ok_or(HandshakeError::Busy)?;
-        let (room, stored) = self.accept_member(origin, Handshake::Join, room_id, event_id.as_str(), event).await?;
+        let (room, checked) = self.check_handshake(origin, Handshake::Join, room_id, event_id.as_str(), event).await?;
+        // Behind what other servers are asked for, whose slowness is nobody else's concern; before the event is in the room,
+        // since what is refused must not have happened.
+        let _turn = self.serving.join_turn(origin).await.ok_or(HandshakeError::Busy)?;
+        let stored = self.append_checked(room, checked).await?;
         self.join_answer(origin, room, &stored, omit_members).await
     }
 
@@ -62,6 +67,20 @@ impl Rooms {
         event_id: &str,
         bytes: EventBytes,
     ) -> Result<(RoomNumber, Arc<StoredEvent>), HandshakeError> {
+        let (room, checked) = self.check_handshake(origin, handshake, room_id, event_id, bytes).await?;
+        Ok((room, self.append_checked(room, checked).await?))
+    }
+
+    /// Checks the event by itself and by the room as it is now, with what other servers must be asked for. Nothing of it is
+    /// stored.
+    async fn check_handshake(
+        &self,
+        origin: &ServerName,
+        handshake: Handshake,
+        room_id: &RoomId,
+        event_id: &str,
+        bytes: EventBytes,
+    ) -> Result<(RoomNumber, Checked), HandshakeError> {
         let (room, head) = self.room_for_handshake(origin, room_id).await?;
         let version = RoomVersion::parse(&head.create.version).ok_or(HandshakeError::UnknownRoom)?;
         let raw = RawEvent::parse(version, &bytes)?;
@@ -72,10 +91,9 @@ impl Rooms {
         if check_json(raw.unchecked().json(), &Limits::EVENT).is_err() {
             return Err(HandshakeError::malformed("the event is not canonical JSON: numbers must be integers"));
         }
-        let event_id = &raw.event_id().to_owned();
         check_member(raw.unchecked(), room_id, membership_name(handshake), origin)?;
-        if let Some(stored) = self.standing(room, event_id).await? {
-            return Ok((room, stored));
+        if let Some(stored) = self.standing(room, raw.unchecked()).await? {
+            return Ok((room, Checked::Standing(stored)));
         }
         self.check_prevs(room, raw.unchecked()).await?;
         let bytes = match self.vouches(room, handshake, raw.unchecked()).await? {
@@ -88,18 +106,44 @@ impl Rooms {
         };
         let signed = self.check_one_signed(version, bytes).await?;
         self.check_present(room, signed.event()).await?;
-        self.append_handshake(room, signed, Some(origin.to_owned()), true).await?;
-        let stored = self.standing(room, event_id).await?;
-        let stored = stored.ok_or_else(|| HandshakeError::Unavailable("an accepted event is not stored".to_owned()))?;
-        Ok((room, stored))
+        let (event, place) = (signed.into_event(), Place::AfterPrevs);
+        let mut arriving = Arriving { event, place, origin: Some(origin.to_owned()), relay: true };
+        self.ask_policy_server(room, &mut arriving).await?;
+        Ok((room, Checked::New(Box::new(arriving))))
+    }
+
+    /// Puts the event into the room, unless it is there already.
+    async fn append_checked(&self, room: RoomNumber, checked: Checked) -> Result<Arc<StoredEvent>, HandshakeError> {
+        let arriving = match checked {
+            Checked::Standing(stored) => return Ok(stored),
+            Checked::New(arriving) => *arriving,
+        };
+        let event = arriving.event.clone();
+        self.append_arriving(room, arriving).await?;
+        let stored = self.standing(room, &event).await?;
+        stored.ok_or_else(|| HandshakeError::Unavailable("an accepted event is not stored".to_owned()))
     }
 
     /// The event, if it is part of the room; an error if it was refused before.
-    async fn standing(&self, room: RoomNumber, event_id: &EventId) -> Result<Option<Arc<StoredEvent>>, HandshakeError> {
-        match self.writer.store.event_by_id(room, event_id).await? {
+    async fn standing(&self, room: RoomNumber, event: &Event) -> Result<Option<Arc<StoredEvent>>, HandshakeError> {
+        match self.writer.store.event_by_id(room, event.event_id()).await? {
             Some(stored) if stored.accepted() => Ok(Some(stored)),
             Some(_) => Err(HandshakeError::forbidden("the room's rules do not let this event in")),
             None => Ok(None),
+        }
+    }
+
+    /// Has the room's policy server sign the event, where there is one; an error if it does not. Before anything of the
+    /// event is stored, as in [`Self::check_present`].
+    async fn ask_policy_server(&self, room: RoomNumber, arriving: &mut Arriving) -> Result<(), HandshakeError> {
+        let writer = &self.writer;
+        writer.complete_policies(room, std::slice::from_mut(arriving)).await?;
+        let active = writer.active(room);
+        let mut cache = active.cache.lock().await;
+        let cache = writer.load(&mut cache, room).await?;
+        match writer.is_recommended(cache, &arriving.event).await? {
+            true => Ok(()),
+            false => Err(HandshakeError::forbidden("the room's policy server does not let this event in")),
         }
     }
 
@@ -152,6 +196,13 @@ impl Rooms {
         self.voucher_for(cache, event.sender()).await?;
         Ok(true)
     }
+}
+
+/// A member event that may go into the room.
+enum Checked {
+    /// It is there already.
+    Standing(Arc<StoredEvent>),
+    New(Box<Arriving>),
 }
 
 /// What every event of a handshake must be: a membership that a user of `origin` sets for themselves.

@@ -6,7 +6,11 @@ use hearth_store::RoomNumber;
 use ruma::OwnedServerName;
 
 use super::HandshakeError;
-use crate::{ReceiveError, SendError, receive::Outcome, rooms::Rooms};
+use crate::{
+    ReceiveError, SendError,
+    receive::{Arriving, Outcome, Place},
+    rooms::Rooms,
+};
 
 impl From<ReceiveError> for HandshakeError {
     fn from(error: ReceiveError) -> Self {
@@ -59,7 +63,14 @@ impl Rooms {
         origin: Option<OwnedServerName>,
         relay: bool,
     ) -> Result<(), HandshakeError> {
-        match self.append_received(room, signed, origin, relay).await? {
+        let arriving = Arriving { event: signed.into_event(), place: Place::AfterPrevs, origin, relay };
+        self.append_arriving(room, arriving).await
+    }
+
+    /// The same of an event that is signed.
+    pub(super) async fn append_arriving(&self, room: RoomNumber, arriving: Arriving) -> Result<(), HandshakeError> {
+        let outcome = self.writer.place_all(room, vec![arriving]).await.pop();
+        match outcome.ok_or_else(|| HandshakeError::Unavailable("an event has no outcome".to_owned()))?? {
             Outcome::Accepted => Ok(()),
             Outcome::SoftFailed => {
                 Err(HandshakeError::forbidden("the room's present state does not let this event in"))

@@ -12,13 +12,14 @@ mod undone;
 use std::{sync::Arc, time::Duration};
 
 use hearth_store::{LoadError, RoomNumber, StoredEvent};
-use ruma::{OwnedEventId, RoomId, ServerName};
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::timeout,
-};
+use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::{ReadError, rooms::Rooms};
+use crate::{
+    ReadError,
+    rooms::Rooms,
+    turns::{Shares, Turn, Turns},
+};
 
 pub(crate) use gate::MemberKeys;
 pub use undone::undone_joins;
@@ -30,8 +31,10 @@ const NOT_IN_ROOM: &str = "your server is not in this room";
 /// Whole states that are read for other servers at once: each may be a hundred megabytes.
 const STATES_AT_ONCE: usize = 4;
 
-/// How long a join waits for its turn: servers wait longer for an answer.
-const JOIN_PATIENCE: Duration = Duration::from_secs(10);
+/// Whose joins are told a whole state at once, by server. How long one waits for its turn: servers wait longer for an
+/// answer.
+const JOINS: Shares =
+    Shares { turns: 4, turns_of_one: 2, waiting: 1_000, waiting_of_one: 100, patience: Duration::from_secs(10) };
 
 /// Why another server is not given what it asked for.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -62,16 +65,12 @@ pub(crate) struct Serving {
     members: MemberKeys,
     states: Semaphore,
     /// Their own, so that who asks for states keeps nobody from joining.
-    joins: Semaphore,
+    joins: Turns<OwnedServerName>,
 }
 
 impl Serving {
     pub(crate) fn new() -> Self {
-        Self {
-            members: MemberKeys::new(),
-            states: Semaphore::new(STATES_AT_ONCE),
-            joins: Semaphore::new(STATES_AT_ONCE),
-        }
+        Self { members: MemberKeys::new(), states: Semaphore::new(STATES_AT_ONCE), joins: Turns::new(JOINS) }
     }
 
     /// A turn to read a whole state for another server; `None`: too many do.
@@ -80,8 +79,8 @@ impl Serving {
     }
 
     /// A turn to tell a whole state with a join; `None`: there was none for too long.
-    pub(crate) async fn join_turn(&self) -> Option<SemaphorePermit<'_>> {
-        timeout(JOIN_PATIENCE, self.joins.acquire()).await.ok()?.ok()
+    pub(crate) async fn join_turn(&self, server: &ServerName) -> Option<Turn<'_>> {
+        self.joins.take(&server.to_owned()).await
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Net {
     pub(crate) down: Mutex<BTreeSet<OwnedServerName>>,
     /// Endpoints that nobody answers.
     pub(crate) mute: Mutex<BTreeSet<&'static str>>,
+    /// What is never answered, by endpoint and server: `send_join there`.
+    pub(crate) hanging: Mutex<BTreeSet<String>>,
     /// What was asked of whom, by endpoint: `make_join there`.
     pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) tamper: Mutex<Option<Tamper>>,
@@ -216,6 +218,13 @@ impl Net {
 }
 
 impl Link {
+    /// Does not end where the server does not answer.
+    async fn wait_for(&self, server: &ServerName, what: &str) {
+        if self.net.hanging.lock().contains(&format!("{what} {server}")) {
+            std::future::pending::<()>().await;
+        }
+    }
+
     fn of(&self, server: &ServerName, what: &str) -> Result<Arc<Rooms>, PeerError> {
         self.net.asked.lock().push(format!("{what} {server}"));
         assert_ne!(server, self.own, "nobody asks themselves");
@@ -265,9 +274,13 @@ fn nothing<'a, T: Send + 'a>() -> BoxFuture<'a, Result<T, PeerError>> {
 
 impl Peers for Link {
     fn server_keys(&self, wanted: BTreeMap<OwnedServerName, WantedKeys>) -> BoxFuture<'_, PublicKeys> {
-        let all = self.net.keys.lock().clone();
-        let found = all.0.into_iter().filter(|(server, _)| wanted.contains_key(server)).collect();
-        Box::pin(std::future::ready(PublicKeys(found)))
+        Box::pin(async move {
+            for server in wanted.keys() {
+                self.wait_for(server, "server_keys").await;
+            }
+            let all = self.net.keys.lock().clone();
+            PublicKeys(all.0.into_iter().filter(|(server, _)| wanted.contains_key(server)).collect())
+        })
     }
 
     fn make_member<'a>(
@@ -280,6 +293,7 @@ impl Peers for Link {
     ) -> BoxFuture<'a, Result<Template, PeerError>> {
         Box::pin(async move {
             let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
+            self.wait_for(server, "make_member").await;
             let rooms = self.of(server, "make_member")?;
             let made = rooms.make_template(&self.own, handshake, room, user, &versions).await;
             let (version, event) = made.map_err(handshake_error)?;
@@ -294,6 +308,7 @@ impl Peers for Link {
         omit_members: bool,
     ) -> BoxFuture<'a, Result<JoinAnswer, PeerError>> {
         Box::pin(async move {
+            self.wait_for(server, "send_join").await;
             let rooms = self.of(server, "send_join")?;
             let (room, id, json) = (event.room_id(), event.event_id(), event.json().clone());
             let answer = rooms.accept_join(&self.own, room, id, json, omit_members).await;
@@ -486,6 +501,7 @@ impl Peers for Link {
         event: Bytes,
     ) -> BoxFuture<'a, Result<(), PeerError>> {
         Box::pin(async move {
+            self.wait_for(server, "exchange_third_party_invite").await;
             let rooms = self.of(server, "exchange_third_party_invite")?;
             rooms.exchange_third_party_invite(&self.own, room, &event).await.map_err(handshake_error)
         })
@@ -527,6 +543,7 @@ impl Peers for Link {
 
     fn policy_sign<'a>(&'a self, server: &'a ServerName, event: &'a Event) -> BoxFuture<'a, Result<Bytes, PeerError>> {
         Box::pin(async move {
+            self.wait_for(server, "policy_sign").await;
             self.of(server, "policy_sign")?;
             let policy_server = self.net.policy_server.lock();
             policy_server.as_ref().map_or_else(|| Err(PeerError::Denied), |sign| sign(&self.own, event))
