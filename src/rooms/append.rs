@@ -231,10 +231,7 @@ impl<'a> Group<'a> {
     /// Makes the room's current state what its extremities resolve into, without an event that would be the occasion.
     /// Whether it changes. An error spoils batch and cache.
     pub(crate) async fn meet(&mut self, cache: &mut RoomCache) -> Result<bool, PlaceError> {
-        let mut versions = Vec::with_capacity(cache.head.extremities.len());
-        for extremity in cache.head.extremities.clone() {
-            versions.push(self.known(cache, extremity.event).await?.header.state_after);
-        }
+        let versions = self.states_after_extremities(cache).await?;
         let current = self.resolve(cache, versions).await?;
         if current == cache.head.state {
             return Ok(false);

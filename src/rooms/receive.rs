@@ -11,6 +11,7 @@ use ruma::{OwnedEventId, RoomId, ServerName};
 use crate::{append::PlaceError, rooms::Rooms};
 
 mod acl;
+mod authorise;
 mod check;
 mod fetch;
 mod place;
@@ -155,7 +156,9 @@ impl Rooms {
         let (ids, raws): (Vec<OwnedEventId>, Vec<_>) = new.into_iter().unzip();
         let mut failed: HashMap<OwnedEventId, ReceiveError> = HashMap::new();
         let mut signed = Vec::with_capacity(ids.len());
-        for (id, checked) in ids.iter().zip(self.writer.verify(raws.into_iter().map(Ok).collect()).await) {
+        let told = Some((source.room, source.origin));
+        let checked = self.writer.verify(raws.into_iter().map(Ok).collect(), told).await;
+        for (id, checked) in ids.iter().zip(checked) {
             match checked {
                 Ok(event) => signed.push(event),
                 Err(error) => drop(failed.insert(id.clone(), error)),

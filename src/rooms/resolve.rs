@@ -180,7 +180,8 @@ impl Group<'_> {
         Ok(difference)
     }
 
-    async fn events(
+    /// Events that have numbers, in their order.
+    pub(crate) async fn events(
         &self,
         cache: &RoomCache,
         numbers: &[EventNumber],

@@ -214,6 +214,15 @@ impl Group<'_> {
         self.resolve(cache, versions).await
     }
 
+    /// The states that meet in the room's current one.
+    pub(crate) async fn states_after_extremities(&self, cache: &RoomCache) -> Result<Vec<StateVersion>, LoadError> {
+        let mut versions = Vec::with_capacity(cache.head.extremities.len() + 1);
+        for extremity in &cache.head.extremities {
+            versions.push(self.known(cache, extremity.event).await?.header.state_after);
+        }
+        Ok(versions)
+    }
+
     /// The extremity that is missed least, never the new one: the oldest of those after which the state is the same as after
     /// another; else the oldest of the server that has most of them.
     async fn superfluous(

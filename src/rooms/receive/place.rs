@@ -1,9 +1,7 @@
 //! Putting events of other servers into their room: authorised three times, as many as possible in one batch.
 //! [Checks performed on receipt of a PDU](https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu).
 
-use std::collections::HashMap;
-
-use hearth_core::{Event, Reason, RoomVersion, SignedEvent, auth, auth_types, catchup::Place};
+use hearth_core::{Event, Reason, RoomVersion, SignedEvent, auth, catchup::Place};
 use hearth_store::{
     CommitError, EventNumber, LoadError, RoomNumber, StateVersion,
     tables::{EventFlags, SenderTransaction},
@@ -204,7 +202,7 @@ impl Writer {
         };
         let cited_allow = by_cited.is_ok();
         let outcome = match by_cited {
-            Ok(()) => self.authorise(cache, group, event, state).await?,
+            Ok(()) => self.authorise(cache, group, arriving, state).await?,
             Err(reason) => Outcome::Rejected(reason),
         };
         if matches!(outcome, Outcome::Rejected(_)) && cited_allow {
@@ -320,60 +318,6 @@ impl Writer {
             false => group.resolve(cache, states).await?,
         };
         Ok(Some(Before { state, prevs, missing }))
-    }
-
-    /// Check 5 alone, for an event of the past: the state before it.
-    pub(crate) async fn allows(
-        &self,
-        cache: &RoomCache,
-        group: &Group<'_>,
-        event: &Event,
-        before: StateVersion,
-    ) -> Result<bool, PlaceError> {
-        let types = auth_types(event.version(), event.kind(), event.sender(), event.state_key(), event.content());
-        let Ok(mut types) = types else { return Ok(false) };
-        types.push(("m.room.create".to_owned(), String::new()));
-        let mut state = HashMap::new();
-        for (kind, state_key) in &types {
-            let event = group.state_event(cache, before, kind, state_key).await?;
-            state.extend(event.map(|event| ((kind.as_str(), state_key.as_str()), event)));
-        }
-        Ok(auth::check_against(event, |kind, key| state.get(&(kind, key)).cloned()).is_ok())
-    }
-
-    /// Checks 5 and 6: the state before the event, and the current one.
-    async fn authorise(
-        &self,
-        cache: &mut RoomCache,
-        group: &Group<'_>,
-        event: &Event,
-        before: StateVersion,
-    ) -> Result<Outcome, PlaceError> {
-        let types = auth_types(event.version(), event.kind(), event.sender(), event.state_key(), event.content());
-        let mut types = match types {
-            Ok(types) => types,
-            Err(reason) => return Ok(Outcome::Rejected(reason)),
-        };
-        types.push(("m.room.create".to_owned(), String::new()));
-        let current = cache.head.state;
-        if before != current {
-            let mut state = HashMap::new();
-            for (kind, state_key) in &types {
-                let event = group.state_event(cache, before, kind, state_key).await?;
-                state.extend(event.map(|event| ((kind.as_str(), state_key.as_str()), event)));
-            }
-            if let Err(reason) = auth::check_against(event, |kind, key| state.get(&(kind, key)).cloned()) {
-                return Ok(Outcome::Rejected(reason));
-            }
-        }
-        for (kind, state_key) in &types {
-            cache.entry(&self.store, kind, state_key).await?;
-        }
-        Ok(match auth::check_against(event, |kind, key| cache.known_event(kind, key)) {
-            Ok(()) => Outcome::Accepted,
-            Err(reason) if before == current => Outcome::Rejected(reason),
-            Err(_) => Outcome::SoftFailed,
-        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use hearth_core::{Event, RoomVersion};
 use hearth_store::{RoomNumber, tables::EventFlags};
-use ruma::server_name;
+use ruma::{OwnedEventId, server_name};
 use serde_json::json;
 
 use super::{
@@ -16,6 +16,8 @@ use super::{
 use crate::{MemberAction, ReceiveError};
 
 const V: RoomVersion = RoomVersion::DEFAULT;
+
+const EVE: &str = "@eve:two";
 
 #[tokio::test]
 async fn what_is_missing_is_fetched() {
@@ -60,6 +62,124 @@ async fn after_a_long_silence_there_is_a_gap() {
     assert!(!ends.contains(said[first - 1].event_id().as_str()), "something follows it");
     assert!(!gaps(&scene, room).await.iter().flatten().any(|id| id == said[first - 1].event_id().as_str()));
     assert_eq!(scene.world.state(&scene.room_id, "m.room.topic", "").await.unwrap()["topic"], "set in the dark");
+    scene.world.check().await;
+}
+
+/// Somebody came in while nothing was heard, and says all that is heard since.
+#[tokio::test]
+async fn who_came_in_during_a_silence_is_heard() {
+    for version in [RoomVersion::V1, V] {
+        let scene = Scene::new(version).await;
+        scene.go_on(&Act::join(EVE));
+        let said: Vec<Event> = (0..90).map(|n| scene.go_on(&Act::say(EVE, &n.to_string()))).collect();
+        scene.take(&said[89]).await;
+        assert!(scene.is_shown(&said[89]).await, "{version}");
+        assert_eq!(gaps(&scene, scene.world.number(&scene.room_id).await).await.len(), 1);
+        let next = scene.go_on(&Act::say(EVE, "and on"));
+        scene.take(&next).await;
+        assert!(scene.is_shown(&next).await, "{version}");
+        let membership = scene.world.state(&scene.room_id, "m.room.member", EVE).await.unwrap();
+        assert_eq!(membership["membership"], "join");
+        scene.world.check().await;
+    }
+}
+
+/// The same where somebody who may do so has made them a moderator: what they do counts.
+#[tokio::test]
+async fn who_came_to_power_during_a_silence_is_heard() {
+    let scene = Scene::new(V).await;
+    open_topic(&scene).await;
+    scene.go_on(&Act::join(EVE));
+    let raise = json!({ "users": { "@bob:two": 50, "@carl:two": 50, EVE: 50 }, "state_default": 50 });
+    scene.go_on(&Act::state(BOB, "m.room.power_levels", "", raise));
+    let hidden = scene.go_on(&Act::say(EVE, "hidden"));
+    let set = scene.go_on(&topic(EVE, "mine"));
+    scene.script.hidden.lock().insert(hidden.event_id().to_owned());
+    scene.script.refused.lock().insert("missing_events");
+    scene.take(&set).await;
+    assert!(scene.is_shown(&set).await);
+    assert_eq!(scene.world.state(&scene.room_id, "m.room.topic", "").await.unwrap()["topic"], "mine");
+    scene.world.check().await;
+}
+
+/// Alice, here, does something to somebody's membership, and all know it.
+async fn alice_does(scene: &Scene, action: MemberAction, target: &str) -> OwnedEventId {
+    let change = crate::MemberChange {
+        room_id: scene.room_id.clone(),
+        sender: user("alice"),
+        target: target.try_into().unwrap(),
+        action,
+        content: serde_json::Map::new(),
+        guest: false,
+    };
+    let id = scene.world.rooms.change_member(change).await.unwrap();
+    scene.follow().await;
+    id
+}
+
+/// Who is banned, or put out of a room that they may not come back into, tells of the state before that.
+#[tokio::test]
+async fn a_state_that_is_told_lets_nobody_back_in() {
+    for (version, action, is_public) in [
+        (V, MemberAction::Ban, true),
+        (V, MemberAction::Kick, false),
+        (RoomVersion::V1, MemberAction::Ban, true),
+        (RoomVersion::V1, MemberAction::Kick, false),
+    ] {
+        let scene = Scene::new(version).await;
+        if !is_public {
+            let rules = json!({ "join_rule": "invite" });
+            scene.world.set(&scene.room_id, "alice", "m.room.join_rules", "", rules).await.unwrap();
+            scene.follow().await;
+        }
+        let base = scene.room().last();
+        alice_does(&scene, action, CARL).await;
+        let out = scene.world.state(&scene.room_id, "m.room.member", CARL).await.unwrap();
+        let kept_back = scene.room().make(&[&base], &Act::member(CARL, CARL, "join"));
+        let told = scene.room().make(&[kept_back.event_id()], &Act::say(CARL, "still here"));
+        let after = scene.room().make(&[told.event_id()], &Act::say(CARL, "and on"));
+        scene.script.refused.lock().insert("missing_events");
+        scene.take(&told).await;
+        scene.take(&after).await;
+        assert!(!scene.is_shown(&told).await && !scene.is_shown(&after).await, "{version} {action:?}");
+        assert!(scene.stored(&told).await.unwrap().header.flags.has(EventFlags::SOFT_FAILED));
+        assert_eq!(scene.world.state(&scene.room_id, "m.room.member", CARL).await, Some(out));
+        scene.world.check().await;
+    }
+}
+
+/// Who once had all power, gave it away and was banned, makes up a past in which who banned them could not, and tells of
+/// that as the state before what a newcomer of theirs says.
+#[tokio::test]
+async fn a_newcomer_brings_no_made_up_past_with_them() {
+    let scene = Scene::new(RoomVersion::V11).await;
+    let levels = |bob: u32, carl: u32| json!({ "users": { "@alice:hearth.test": 100, BOB: bob, CARL: carl } });
+    scene.world.set(&scene.room_id, "alice", "m.room.power_levels", "", levels(100, 50)).await.unwrap();
+    scene.follow().await;
+    let base = scene.room().last();
+    // First, as it says to be earlier.
+    let made_up = scene.room().make(&[&base], &Act::state(BOB, "m.room.power_levels", "", levels(0, 0)));
+    let gives_up = scene.room().make(&[&base], &Act::state(BOB, "m.room.power_levels", "", levels(0, 50)));
+    let ban = scene.room().make(&[gives_up.event_id()], &Act::member(CARL, BOB, "ban"));
+    assert!(scene.send(&[&gives_up, &ban]).await.iter().all(Result::is_ok));
+    let join = scene.room().make(&[made_up.event_id()], &Act::join(EVE));
+    let kept_back = scene.room().make(&[join.event_id()], &Act::say(EVE, "kept back"));
+    let told = scene.room().make(&[kept_back.event_id()], &Act::say(EVE, "told"));
+    let would_be = {
+        let room = scene.room();
+        room.resolved(vec![room.get(ban.event_id()).after.clone(), room.get(told.event_id()).before.clone()])
+    };
+    assert_eq!(
+        would_be[&("m.room.power_levels".into(), String::new())],
+        made_up.event_id(),
+        "that is how it would end"
+    );
+    scene.script.refused.lock().insert("missing_events");
+    scene.take(&told).await;
+    assert!(!scene.is_shown(&told).await);
+    let membership = scene.world.state(&scene.room_id, "m.room.member", BOB).await.unwrap();
+    assert_eq!(membership["membership"], "ban");
+    assert_eq!(scene.world.state(&scene.room_id, "m.room.power_levels", "").await, Some(levels(0, 50)));
     scene.world.check().await;
 }
 
