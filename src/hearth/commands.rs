@@ -101,6 +101,7 @@ pub(crate) fn restore(config: &Config, folder: &Path) -> Result<(), Failure> {
         return Err(Failure::new(message));
     }
     backup.check_name(&config.server_name)?;
+    backup.check_key_beside(&data)?;
     data.create()?;
     let failed = |error: io::Error| Failure::new(format!("not restored: {error}"));
     backup.copy_files(&data).map_err(failed)?;

@@ -19,7 +19,7 @@ use toml::{
 use self::schema::{Kind, Schema};
 pub(crate) use self::{
     docs::{example, markdown},
-    types::{Api, Config, Listener, LogFormat},
+    types::{Api, Config, Http, Listener, LogFormat},
 };
 
 /// All that is wrong, one sentence each, with the line where it has one.

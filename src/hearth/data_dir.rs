@@ -60,6 +60,21 @@ impl DataDir {
         Ok(())
     }
 
+    /// Refuses to put another signing key in the place of the one that lies in `data`: what is lost there cannot be had again,
+    /// and others take the backup's for retired.
+    pub(crate) fn check_key_beside(&self, data: &Self) -> Result<(), Failure> {
+        let (ours, theirs) = (read(&self.signing_key())?, read(&data.signing_key())?);
+        if theirs.is_none() || theirs == ours {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "{} is not the backup's key, so the server's key was changed since: copy it and {} into the backup to keep it, or \
+             move it away to go back to the backup's",
+            data.signing_key().display(),
+            data.old_signing_keys().display(),
+        )))
+    }
+
     /// Makes the folder, for the server's own user only, unless it is there.
     pub(crate) fn create(&self) -> Result<(), Failure> {
         DirBuilder::new()

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     future::Future,
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -30,7 +31,7 @@ use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_io_timeout::TimeoutStream;
@@ -39,7 +40,8 @@ use tower::Service as _;
 
 use crate::{
     Failure,
-    config::{Api, Config, Listener},
+    config::{Api, Http, Listener},
+    descriptors::Budget,
     tls::Tls,
 };
 
@@ -61,6 +63,9 @@ const GRANT_TIME_MAX: Duration = Duration::from_secs(600);
 /// After an error of `accept`, mostly no more descriptors, the next attempt waits so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections that wait to be accepted: after a restart all clients come at once. The system may allow fewer.
+const BACKLOG: u32 = 1_024;
+
 /// From a handler's answer to the socket: the rest of a poll, and a client that reads.
 const FLUSH_TIME: Duration = Duration::from_millis(300);
 
@@ -76,8 +81,7 @@ impl Socket {
     /// Reads the certificate and binds the address.
     pub(crate) async fn bind(listener: &Listener, tls: Option<Arc<Tls>>) -> Result<Self, Failure> {
         let bind = listener.bind;
-        let socket =
-            TcpListener::bind(bind).await.map_err(|error| Failure::new(format!("listener {bind}: {error}")))?;
+        let socket = bound(bind).map_err(|error| Failure::new(format!("listener {bind}: {error}")))?;
         let serves = |api| listener.serve.contains(&api);
         let apis = Apis { client: serves(Api::Client), federation: serves(Api::Federation) };
         Ok(Self { bind, listener: socket, tls, apis })
@@ -89,20 +93,41 @@ impl Socket {
     }
 }
 
+fn bound(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that starts again must not wait until connections of its predecessor are forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// How connections are treated.
 #[derive(Clone)]
-struct Rules {
+pub(crate) struct Rules {
+    connections_max: usize,
     head_bytes_max: usize,
     head_time_max: Duration,
 }
 
+impl Rules {
+    /// As configured, as far as there are descriptors.
+    pub(crate) fn new(config: &Http, descriptors: Budget) -> Self {
+        let connections_max = config.connections_max.min(descriptors.inbound_per_listener);
+        if connections_max < config.connections_max {
+            tracing::warn!(
+                connections_max,
+                "fewer connections than http.connections_max, as the system allows few open files: raise their limit \
+                 (LimitNOFILE, ulimit -n)",
+            );
+        }
+        let head_time_max = Duration::from_secs(config.head_timeout_s);
+        Self { connections_max, head_bytes_max: config.head_bytes_max, head_time_max }
+    }
+}
+
 /// Accepts connections until `stop` says otherwise, then waits for those that are open to finish their requests.
-pub(crate) async fn serve(socket: Socket, router: Router, config: &Config, mut stop: watch::Receiver<bool>) {
-    let rules = Rules {
-        head_bytes_max: config.http.head_bytes_max,
-        head_time_max: Duration::from_secs(config.http.head_timeout_s),
-    };
-    let slots = Arc::new(Semaphore::new(config.http.connections_max));
+pub(crate) async fn serve(socket: Socket, router: Router, rules: Rules, mut stop: watch::Receiver<bool>) {
+    let slots = Arc::new(Semaphore::new(rules.connections_max));
     let requests = Arc::new(Requests::default());
     let graceful = GracefulShutdown::new();
     let Socket { bind, listener, tls, .. } = socket;

@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod config;
 mod data_dir;
+mod descriptors;
 mod listen;
 mod logging;
 mod memory;
@@ -32,6 +33,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let Cli { command, config } = Cli::parse();
+    descriptors::raise();
     let result = match command.unwrap_or(Command::Serve { config }) {
         Command::Serve { config } => load(&config).and_then(|loaded| run::serve(loaded, config.file.as_deref())),
         Command::CheckConfig { config } => load(&config).map(|_| println!("the configuration is right")),

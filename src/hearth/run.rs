@@ -23,6 +23,7 @@ use crate::{
     admin::{self, Operator},
     config::{Config, Listener},
     data_dir::DataDir,
+    descriptors,
     listen::{self, Socket},
     logging, memory, monitor, settings,
     tls::Tls,
@@ -60,9 +61,10 @@ async fn run(config: &Config, file: Option<&Path>) -> Result<(), Failure> {
     }
     let (stop, stopped) = watch::channel(false);
     let mut serving = JoinSet::new();
+    let rules = listen::Rules::new(&config.http, descriptors::budget(sockets.len()));
     for socket in sockets {
-        let (router, config, stopped) = (server.router_of(socket.apis()), config.clone(), stopped.clone());
-        serving.spawn(async move { listen::serve(socket, router, &config, stopped).await });
+        let (router, rules, stopped) = (server.router_of(socket.apis()), rules.clone(), stopped.clone());
+        serving.spawn(async move { listen::serve(socket, router, rules, stopped).await });
     }
     signals.wait(|| certificates.iter().for_each(|tls| tls.reload())).await;
 

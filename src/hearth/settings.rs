@@ -18,7 +18,7 @@ use hearth_sync::SyncSettings;
 use hearth_users::{PasswordSettings, Registration, Secret, UserSettings};
 use ruma::{OwnedServerName, ServerName};
 
-use crate::{Failure, config::Config, memory};
+use crate::{Failure, config::Config, descriptors, memory};
 
 /// Everything that the server is told.
 pub(crate) fn server(config: &Config) -> Result<ServerSettings, Failure> {
@@ -143,12 +143,17 @@ pub(crate) fn https(config: &Config) -> Result<HttpsSettings, Failure> {
             AddressPolicy::new(usual.collect::<Result<_, Failure>>()?, allowed)
         }
     };
+    let defaults = HttpsSettings::default();
+    // Half for busy connections, half for idle ones.
+    let share = descriptors::budget(config.listeners.len()).outbound / 2;
     Ok(HttpsSettings {
+        requests_max: defaults.requests_max.min(share),
+        targets_max: defaults.targets_max.min(share / defaults.idle_connections_per_target_max),
         policy,
         extra_ca_files: outbound.extra_ca_files.clone(),
         trust_all_elsewhere: outbound.insecure_skip_verify_except_federation,
         connect_timeout_ms: u64::from(outbound.connect_timeout_s) * 1_000,
-        ..HttpsSettings::default()
+        ..defaults
     })
 }
 

@@ -28,12 +28,17 @@ const COMMAND_MS = 120_000;
 /** Lines of the log that an error message shows. */
 const LOG_TAIL_LINES = 25;
 
-/** A port that was free a moment ago. */
+/** Ports that this process has given out: their servers may not have taken them yet. */
+const givenPorts = new Set();
+
+/** A port that was free a moment ago, and is nobody else's in this process. */
 export async function freePort() {
   const probe = createServer();
   await new Promise((resolve, reject) => probe.once("error", reject).listen(0, "127.0.0.1", resolve));
   const { port } = probe.address();
   await new Promise((resolve) => probe.close(resolve));
+  if (givenPorts.has(port)) return freePort();
+  givenPorts.add(port);
   return port;
 }
 

@@ -22,6 +22,9 @@ use super::{Answer, LINE_BYTES_MAX, Operator};
 /// A command writes its one line at once.
 const READ_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// After an error of `accept`, mostly no more descriptors, the next attempt waits so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// The system's bound on a socket's path, with its final zero.
 const PATH_BYTES_MAX: usize = 107;
 
@@ -47,8 +50,8 @@ pub(crate) fn listen(path: &Path, operator: Arc<Operator>) {
                 }
                 Ok(_) => tracing::warn!("a command of another user was refused"),
                 Err(error) => {
-                    tracing::warn!(%error, "no more commands");
-                    return;
+                    tracing::warn!(%error, "a command was not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }

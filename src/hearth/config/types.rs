@@ -81,7 +81,8 @@ settings! {
 
     /// Limits of the listeners.
     struct Http {
-        /// Connections at once, each listener. More wait in the system's queue.
+        /// Connections at once, each listener, as far as the system allows so many open files. More wait in the system's
+        /// queue.
         connections_max: usize = 10_000;
         /// Requests that are worked on at once, all listeners together. Further ones are refused with 503 and
         /// `Retry-After`. Long-polls that wait for news and bodies that are still being sent do not count.

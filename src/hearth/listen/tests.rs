@@ -20,7 +20,7 @@ const ANSWER_BYTES: usize = 4 << 20;
 
 fn connection(router: Router, graceful: &GracefulShutdown) -> Connection {
     let handler = Handler { router, peer: ([192, 0, 2, 1], 1).into(), requests: Arc::default() };
-    let rules = Rules { head_bytes_max: 8_192, head_time_max: Duration::from_secs(90) };
+    let rules = Rules { connections_max: 10, head_bytes_max: 8_192, head_time_max: Duration::from_secs(90) };
     Connection { handler, rules, watcher: graceful.watcher() }
 }
 

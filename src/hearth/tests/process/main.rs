@@ -109,9 +109,14 @@ impl Running {
     }
 
     fn stop(mut self) -> Option<i32> {
-        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(killed.success());
+        self.signal("TERM");
         self.child.wait().unwrap().code()
+    }
+
+    /// By the shell, as small systems have no `kill` of their own.
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 }
 
@@ -186,6 +191,58 @@ fn a_copy_of_a_running_server_is_a_server() {
     assert_eq!(text(&other.run(&["user", "list"], "")), "@alice:example.org\n");
     let key = |home: &Home| fs::read_to_string(home.folder.path().join("data/signing.key")).unwrap();
     assert_eq!(key(&home), key(&other));
+}
+
+#[test]
+fn a_key_that_was_changed_since_a_backup_is_not_lost_by_restoring() {
+    let home = Home::new();
+    assert!(home.run(&["user", "create", "alice"], PASSWORD).status.success());
+    let folder = home.folder.path().join("backup");
+    let restore = ["restore", folder.to_str().unwrap()];
+    assert!(home.run(&["backup", restore[1]], "").status.success());
+    assert!(home.run(&["federation", "rotate-key"], "").status.success());
+    fs::remove_dir_all(home.folder.path().join("data/db")).unwrap();
+
+    let key = home.folder.path().join("data/signing.key");
+    let present = fs::read(&key).unwrap();
+    let refused = home.run(&restore, "");
+    assert!(!refused.status.success() && text(&refused).contains("is not the backup's key"), "{}", text(&refused));
+    assert_eq!(fs::read(&key).unwrap(), present);
+
+    for file in ["signing.key", "signing.key.old"] {
+        fs::copy(home.folder.path().join("data").join(file), folder.join(file)).unwrap();
+    }
+    let restored = home.run(&restore, "");
+    assert!(restored.status.success(), "{}", text(&restored));
+    assert_eq!(fs::read(&key).unwrap(), present);
+    assert_eq!(text(&home.run(&["user", "list"], "")), "@alice:example.org\n");
+}
+
+#[test]
+fn connections_leave_descriptors_to_the_rest() {
+    const DESCRIPTORS: usize = 400;
+    let home = Home::new();
+    let mut child = Command::new("sh");
+    let arguments = [&format!("ulimit -n {DESCRIPTORS}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_hearth"), "--config"];
+    let child = child.arg("-c").args(arguments).arg(home.config()).stdin(Stdio::null());
+    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let log = BufReader::new(child.stdout.take().unwrap());
+    let mut running = Running { child, log };
+    running.wait_for("as the system allows few open files");
+    running.wait_for("listening");
+
+    // They say nothing, and are as many as there are descriptors in all. Those that have no slot wait in the system's queue.
+    let idle: Vec<_> = (0..DESCRIPTORS).map(|_| TcpStream::connect(home.address).unwrap()).collect();
+    for name in ["alice", "bob", "carol"] {
+        let made = home.run(&["user", "create", name], PASSWORD);
+        assert!(made.status.success(), "{}", text(&made));
+    }
+    let folder = home.folder.path().join("backup");
+    let backup = home.run(&["backup", folder.to_str().unwrap()], "");
+    assert!(backup.status.success(), "{}", text(&backup));
+    drop(idle);
+    assert_eq!(home.get("/ready").0, 200);
+    assert_eq!(running.stop(), Some(0));
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::TcpStream,
-    process::Command,
     sync::Arc,
 };
 
@@ -93,18 +92,16 @@ fn a_new_certificate_is_served_after_a_signal() {
     secure(&home);
     authority.certify(&home);
     let mut running = home.start();
-    let id = running.child.id().to_string();
-    let hang_up = || assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
     let first = authority.get(&home, "/health").unwrap().1;
     authority.certify(&home);
     assert_eq!(authority.get(&home, "/health").unwrap().1, first, "files are read when told to");
-    hang_up();
+    running.signal("HUP");
     running.wait_for("certificate read again");
     let second = authority.get(&home, "/health").unwrap().1;
     assert_ne!(second, first);
 
     fs::write(home.folder.path().join("tls.crt"), "half a certif").unwrap();
-    hang_up();
+    running.signal("HUP");
     running.wait_for("the old certificate stays");
     assert_eq!(authority.get(&home, "/health").unwrap().1, second);
     assert_eq!(running.stop(), Some(0));
