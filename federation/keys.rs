@@ -10,6 +10,7 @@ mod notary;
 mod own;
 mod ring;
 mod routes;
+mod shares;
 #[cfg(test)]
 mod tests;
 

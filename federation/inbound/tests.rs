@@ -11,13 +11,13 @@ mod reading;
 mod sending;
 mod third_party;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use hearth_core::{Draft, Event, PublicKey, PublicKeys, References, RoomVersion, SigningKey, build};
 use hearth_edge::{AuthenticateServer, BoxFuture, Edge, EdgeSettings, Error, LimitSettings, ServerRequest};
-use hearth_ports::{ManualClock, SeededEntropy, mem::MemEngine};
+use hearth_ports::{ManualClock, SeededEntropy, WantedKeys, mem::MemEngine};
 use hearth_rooms::{Creation, Message, Preset, Rooms, RoomsSettings, StateChange};
 use hearth_store::{Store, StoreSettings};
 use hearth_users::{AccountKind, Localpart, NewAccount, UserSettings, Users};
@@ -58,6 +58,8 @@ struct World {
     far_key: SigningKey,
     /// Who has asked something.
     heard: Arc<Mutex<Vec<OwnedServerName>>>,
+    /// Keys that rooms wanted.
+    wanted: Arc<Mutex<BTreeMap<OwnedServerName, WantedKeys>>>,
 }
 
 impl World {
@@ -75,11 +77,12 @@ impl World {
         let public = PublicKey { bytes: far_key.public_key(), valid_until_ms: u64::MAX };
         keys.insert(FAR.try_into().unwrap(), far_key.id().to_owned(), public);
         let users = Users::new(store.clone(), clock.clone(), entropy.clone(), UserSettings::new(server_name.clone()));
+        let wanted: Arc<Mutex<BTreeMap<_, _>>> = Arc::default();
         let rooms = Rooms::new(
             store.clone(),
             clock.clone(),
             entropy.clone(),
-            Arc::new(peers::Keys(keys)),
+            Arc::new(peers::Keys { known: keys, wanted: wanted.clone() }),
             Arc::new(SigningKey::from_seed(&[7; 32], "1")),
             server_name.clone(),
             RoomsSettings::default(),
@@ -94,7 +97,7 @@ impl World {
         let router = Edge::new(&settings, users.clone(), Some(Arc::new(Servers)), &*entropy)
             .routes(&state, routes())
             .into_router();
-        Self { store, rooms, users, clock, state, router, far_key, heard }
+        Self { store, rooms, users, clock, state, router, far_key, heard, wanted }
     }
 
     async fn request(&self, origin: &str, method: &str, path: &str, body: Bytes) -> (u16, Value) {

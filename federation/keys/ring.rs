@@ -20,6 +20,7 @@ use super::{
     fetch::{self, NOTARY_SERVERS_MAX},
     known::{Known, Need},
     own::OwnKeys,
+    shares::Shares,
 };
 use crate::{
     flights::Flights,
@@ -45,7 +46,14 @@ const FETCHES_MAX: usize = 128;
 /// so it must not be in the way of what we want to know.
 const STRANGERS_FETCHES_MAX: usize = 96;
 
-/// Of them, those that others want to hear about from us.
+/// Of them, those that the servers of one domain make us ask by events of others' users.
+const FETCHES_PER_TELLER_MAX: usize = 16;
+
+/// Servers of one domain that are asked at once, for whatever reason: their names may be without number, and each may be
+/// silent for as long as we wait.
+const FETCHES_PER_DOMAIN_MAX: usize = 32;
+
+/// Of the strangers, those that others want to hear about from us.
 const NOTARY_FETCHES_MAX: usize = 32;
 
 /// Answers that are signed for others at once: anybody may ask, and it must leave the processors to those who check.
@@ -102,6 +110,10 @@ pub struct KeyRing {
     attempts: Cache<OwnedServerName, Arc<Mutex<Attempts>>>,
     fetches: Semaphore,
     strangers_fetches: Semaphore,
+    /// By who tells of the server.
+    told_fetches: Shares,
+    /// By the server that is asked.
+    domain_fetches: Shares,
     pub(super) notary_fetches: Semaphore,
     pub(super) notary_signing: Semaphore,
     new_rows: Mutex<Bucket>,
@@ -109,11 +121,13 @@ pub struct KeyRing {
 
 /// Why a server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Because {
+pub(super) enum Because<'a> {
     /// We want to know.
     WeNeed,
     /// Somebody else made us.
     Strangers,
+    /// This server made us, by an event of a server that is not in the room.
+    Told(&'a ServerName),
 }
 
 #[derive(Clone)]
@@ -156,6 +170,8 @@ impl KeyRing {
             attempts: Cache::new(ATTEMPTS_MAX),
             fetches: Semaphore::new(FETCHES_MAX),
             strangers_fetches: Semaphore::new(STRANGERS_FETCHES_MAX),
+            told_fetches: Shares::of(FETCHES_PER_TELLER_MAX),
+            domain_fetches: Shares::of(FETCHES_PER_DOMAIN_MAX),
             notary_fetches: Semaphore::new(NOTARY_FETCHES_MAX),
             notary_signing: Semaphore::new(NOTARY_SIGNING_MAX),
             new_rows,
@@ -202,7 +218,8 @@ impl KeyRing {
             self.ask_notaries(&mut missing, &note).await;
         }
         let itself = missing.into_iter().map(|(server, wanted)| async move {
-            let (known, _) = self.find(&server, Because::WeNeed, |known| known.satisfies(self.need(&wanted))).await;
+            let because = wanted.asked_by.as_deref().map_or(Because::WeNeed, Because::Told);
+            let (known, _) = self.find(&server, because, |known| known.satisfies(self.need(&wanted))).await;
             (server, wanted, known)
         });
         let mut answers = stream::iter(itself).buffer_unordered(FETCHES_PER_CALL);
@@ -232,7 +249,8 @@ impl KeyRing {
         let need = Need::ForRequest(key_ids, self.clock.now_ms());
         let (mut known, attempted) = self.find(&server, Because::Strangers, |known| known.satisfies(need)).await;
         if attempted && !known.satisfies(need) {
-            let wanted = WantedKeys { ids: key_ids.iter().cloned().collect(), at_ms: self.clock.now_ms() };
+            let wanted =
+                WantedKeys { ids: key_ids.iter().cloned().collect(), at_ms: self.clock.now_ms(), asked_by: None };
             let mut missing = BTreeMap::from([(server.clone(), wanted)]);
             self.ask_notaries(&mut missing, &|_, _| {}).await;
             known = self.load(&server).await;
@@ -285,7 +303,7 @@ impl KeyRing {
     pub(super) async fn find(
         self: &Arc<Self>,
         server: &OwnedServerName,
-        because: Because,
+        because: Because<'_>,
         is_enough: impl Fn(&Known) -> bool,
     ) -> (Arc<Known>, bool) {
         if let Some(known) = self.enough(server, &is_enough).await {
@@ -335,7 +353,18 @@ impl KeyRing {
     }
 
     /// Asks a server and remembers its answer. `None`: there was none that counts.
-    async fn ask(&self, server: &OwnedServerName, because: Because, attempts: &Mutex<Attempts>) -> Option<Arc<Known>> {
+    async fn ask(
+        &self,
+        server: &OwnedServerName,
+        because: Because<'_>,
+        attempts: &Mutex<Attempts>,
+    ) -> Option<Arc<Known>> {
+        // Who waits for one of these holds none of those that follow, which are more others'.
+        let _told = match because {
+            Because::Told(teller) => Some(self.told_fetches.enter(teller).await),
+            Because::WeNeed | Because::Strangers => None,
+        };
+        let _share = self.domain_fetches.enter(server).await;
         let turns = if because == Because::WeNeed { &self.fetches } else { &self.strangers_fetches };
         let _turn = turns.acquire().await.expect("it is never closed");
         // Somebody speaks in its name, so it may be back.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    pin::Pin,
     sync::Arc,
 };
 
@@ -67,7 +68,7 @@ impl World {
 
     async fn wanted(&self, server: &str, ids: &[u8], at_ms: u64) -> Vec<String> {
         let ids: BTreeSet<_> = ids.iter().map(|id| key_id(*id)).collect();
-        let wanted = BTreeMap::from([(name(server), WantedKeys { ids, at_ms })]);
+        let wanted = BTreeMap::from([(name(server), WantedKeys { ids, at_ms, asked_by: None })]);
         found(&self.ring.for_events(wanted).await, server)
     }
 
@@ -405,7 +406,7 @@ async fn a_notary_does_not_overrule_the_server() {
     let fake = other.sign_json(&name("a.example:1"), fake.to_string().as_bytes()).unwrap();
     let stale = said("a.example:1", &[1, 2], &[], NOW_MS + DAY_MS);
     world.net.json("notary.example:1", QUERY, &notarised(("notary.example:1", 9), &[fake, stale]));
-    let wanted = WantedKeys { ids: BTreeSet::from([key_id(3)]), at_ms: NOW_MS };
+    let wanted = WantedKeys { ids: BTreeSet::from([key_id(3)]), at_ms: NOW_MS, asked_by: None };
     let keys = world.ring.for_events(BTreeMap::from([(name("a.example:1"), wanted)])).await;
     assert_eq!(keys.get(&name("a.example:1"), "ed25519:k1").unwrap().bytes, key(1).public_key());
     assert_eq!(valid_until_ms(&keys, "a.example:1", 1), NOW_MS + DAY_MS);
@@ -421,7 +422,9 @@ async fn a_crowd_is_asked_of_the_notary_first() {
     let answers: Vec<_> = servers[1..].iter().map(|server| said(server, &[1], &[], NOW_MS + DAY_MS)).collect();
     world.net.json("notary.example:1", QUERY, &notarised(("notary.example:1", 9), &answers));
     world.has_keys("s0.example:1", &[1]);
-    let wanted = |server: &String| (name(server), WantedKeys { ids: BTreeSet::from([key_id(1)]), at_ms: NOW_MS });
+    let wanted = |server: &String| {
+        (name(server), WantedKeys { ids: BTreeSet::from([key_id(1)]), at_ms: NOW_MS, asked_by: None })
+    };
     let keys = world.ring.for_events(servers.iter().map(wanted).collect()).await;
     assert_eq!(keys.0.len(), 300);
     assert!(servers.iter().all(|server| found(&keys, server) == [key_id(1)]));
@@ -531,4 +534,56 @@ async fn a_query_looks_for_a_bounded_number_of_keys() {
     query.insert(name("t.no:1"), asked(64));
     query.insert(name("u.no:1"), asked(64));
     assert_eq!(told(query).await, [] as [String; 0], "its keys come after too many others");
+}
+
+/// So many servers, all of them silent.
+fn silent(
+    world: &World,
+    names: impl Iterator<Item = String>,
+    asked_by: Option<&str>,
+) -> BTreeMap<OwnedServerName, WantedKeys> {
+    let wanted = WantedKeys { ids: BTreeSet::from([key_id(1)]), at_ms: NOW_MS, asked_by: asked_by.map(name) };
+    let server = |host: String| {
+        world.net.name(&host, &["192.0.2.2"]);
+        (name(&format!("{host}:1")), wanted.clone())
+    };
+    names.map(server).collect()
+}
+
+#[tokio::test]
+async fn nobody_takes_all_the_turns_of_asking_for_keys() {
+    let world = World::new().await;
+    world.net.hold();
+    // A server tells of others, which are in no room of ours.
+    let told = (0..50).map(|n| format!("told{n}.example"));
+    let told = begun(world.ring.for_events(silent(&world, told, Some("a.teller.example"))));
+    assert_eq!(world.asked(), 16);
+    // So does another of the same domain.
+    let more = (0..50).map(|n| format!("more{n}.example"));
+    let more = begun(world.ring.for_events(silent(&world, more, Some("b.teller.example"))));
+    assert_eq!(world.asked(), 0);
+    // A domain with many names is in our rooms.
+    let wild = (0..50).map(|n| format!("n{n}.wild.example"));
+    let wild = begun(world.ring.for_events(silent(&world, wild, None)));
+    assert_eq!(world.asked(), 32);
+    // All that could be told of takes no turn of those that we need.
+    let all = (0..10).map(|teller| {
+        let names = (0..20).map(move |n| format!("t{teller}x{n}.example"));
+        world.ring.for_events(silent(&world, names, Some(&format!("t{teller}.example"))))
+    });
+    let all = begun(futures_util::future::join_all(all));
+    assert_eq!(world.asked(), 96 - 16);
+    let needed = (0..40).map(|n| format!("needed{n}.example"));
+    let needed = begun(world.ring.for_events(silent(&world, needed, None)));
+    assert_eq!(world.asked(), 40);
+    drop((told, more, wild, all));
+    world.net.go_on();
+    assert_eq!(needed.await.0.len(), 40);
+}
+
+/// Work that was begun and waits.
+fn begun<T>(work: impl Future<Output = T>) -> Pin<Box<impl Future<Output = T>>> {
+    let mut work = Box::pin(tokio::task::unconstrained(work));
+    assert!(work.as_mut().now_or_never().is_none());
+    work
 }

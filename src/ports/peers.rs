@@ -143,6 +143,9 @@ pub struct WantedKeys {
     pub ids: BTreeSet<String>,
     /// They should have been valid then, in milliseconds since the Unix epoch.
     pub at_ms: u64,
+    /// Nobody of the server is in the room in question, as far as is known: this other server made us ask. Anybody can do
+    /// so, so it must not be in the way of what is asked of servers in the room.
+    pub asked_by: Option<OwnedServerName>,
 }
 
 /// Where an alias points.

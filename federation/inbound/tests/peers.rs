@@ -1,6 +1,6 @@
 //! Other servers that say nothing, but whose keys are known.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use hearth_core::{Event, PublicKeys, RoomVersion};
@@ -8,9 +8,14 @@ use hearth_ports::{
     AliasTarget, BoxFuture, EventBytes, Handshake, JoinAnswer, MissingEvents, PeerError, Peers, StateEvents, StateIds,
     Template, WantedKeys,
 };
+use parking_lot::Mutex;
 use ruma::{EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
 
-pub(super) struct Keys(pub(super) PublicKeys);
+pub(super) struct Keys {
+    pub(super) known: PublicKeys,
+    /// What was wanted.
+    pub(super) wanted: Arc<Mutex<BTreeMap<OwnedServerName, WantedKeys>>>,
+}
 
 /// Methods that answer that the server is not to be spoken with.
 macro_rules! denied {
@@ -29,8 +34,9 @@ macro_rules! denied {
 }
 
 impl Peers for Keys {
-    fn server_keys(&self, _: BTreeMap<OwnedServerName, WantedKeys>) -> BoxFuture<'_, PublicKeys> {
-        Box::pin(std::future::ready(self.0.clone()))
+    fn server_keys(&self, wanted: BTreeMap<OwnedServerName, WantedKeys>) -> BoxFuture<'_, PublicKeys> {
+        self.wanted.lock().extend(wanted);
+        Box::pin(std::future::ready(self.known.clone()))
     }
 
     denied! {

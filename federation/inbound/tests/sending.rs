@@ -187,3 +187,28 @@ async fn one_transaction_at_a_time_and_few_wait() {
     assert!(matches!(transactions.enter(far, "2", &body).await, Entry::New(_)));
     assert!(matches!(transactions.enter(far, "1", &Bytes::from_static(b"[]")).await, Entry::New(_)));
 }
+
+/// Keys of servers that are in the room are asked for before those of which anybody may tell.
+#[tokio::test]
+async fn keys_of_strangers_are_asked_for_in_the_name_of_who_tells_of_them() {
+    let world = World::new().await;
+    let room_id = world.create(Preset::Public).await;
+    let (_, join) = world.join(&room_id, &far("bob")).await;
+    let event = world.message(&room_id, "bob", &join, "mine").await;
+    let mut strange: Value = serde_json::from_str(event.json_str()).unwrap();
+    strange["sender"] = json!("@mallory:else.test");
+    strange["signatures"] = json!({ "else.test": { "ed25519:1": "c2lnbmF0dXJl" } });
+    world.wanted.lock().clear();
+    let body = json!({ "origin": "teller.test", "origin_server_ts": NOW_MS, "pdus": [strange, event_json(&event)] });
+    world.put("teller.test", "v1/send/1", &body).await;
+    let asked_by = |server: &str| {
+        let server: OwnedServerName = server.try_into().unwrap();
+        world.wanted.lock().get(&server).map(|wanted| wanted.asked_by.as_ref().map(ToString::to_string))
+    };
+    assert_eq!(asked_by("else.test"), Some(Some("teller.test".to_owned())));
+    assert_eq!(asked_by(FAR), Some(None), "it is in the room");
+}
+
+fn event_json(event: &Event) -> Value {
+    serde_json::from_str(event.json_str()).unwrap()
+}

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use hearth_core::{HashedEvent, PublicKey, PublicKeys, RawEvent, RoomVersion, SignedEvent};
 use hearth_ports::{EventBytes, WantedKeys};
-use ruma::OwnedServerName;
+use hearth_store::RoomNumber;
+use ruma::{OwnedServerName, ServerName};
 use tokio::sync::Semaphore;
 
 use super::ReceiveError;
@@ -51,7 +52,7 @@ impl Rooms {
     /// allowed.
     pub(crate) async fn check_signed(&self, version: RoomVersion, events: Vec<EventBytes>) -> Checked<SignedEvent> {
         let parsed = self.writer.parse(version, events).await;
-        self.writer.verify(parsed).await
+        self.writer.verify(parsed, None).await
     }
 }
 
@@ -62,8 +63,13 @@ impl Writer {
         self.each(events, move |bytes: EventBytes| Ok(RawEvent::parse(version, &bytes)?)).await
     }
 
-    /// Checks 2 and 3: signatures and hashes, of what passed the first.
-    pub(crate) async fn verify(&self, events: Checked<RawEvent>) -> Checked<SignedEvent> {
+    /// Checks 2 and 3: signatures and hashes, of what passed the first. `told`: the room, and the server that brought them
+    /// unasked; for keys of servers that are not in the room it has a share of its own.
+    pub(crate) async fn verify(
+        &self,
+        events: Checked<RawEvent>,
+        told: Option<(RoomNumber, &ServerName)>,
+    ) -> Checked<SignedEvent> {
         let hashed = self
             .each(events, |raw| {
                 let hashed = raw.check_hash();
@@ -85,6 +91,13 @@ impl Writer {
         }
         // Who signed with no key of a kind that we know need not be asked.
         wanted.retain(|_, keys| !keys.ids.is_empty());
+        if let Some((room, teller)) = told {
+            for (server, keys) in wanted.iter_mut().filter(|(server, _)| **server != *teller) {
+                // If it is not known, the server counts as one that is not there: they can be asked all the same.
+                let is_there = self.store.joined_from(room, server).await.is_ok_and(|joined| joined > 0);
+                keys.asked_by = (!is_there).then(|| teller.to_owned());
+            }
+        }
         let keys = Arc::new(self.keys_of(wanted).await);
         self.each(hashed, move |(hashed, _): (HashedEvent, _)| Ok(hashed.verify(&keys)?)).await
     }

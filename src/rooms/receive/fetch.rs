@@ -269,7 +269,8 @@ impl Source<'_> {
             })
         });
         let new = self.unknown(parsed).await?;
-        let checked = self.writer.verify(new.into_iter().map(|(_, raw)| Ok(raw)).collect()).await;
+        let told = Some((self.room, self.origin));
+        let checked = self.writer.verify(new.into_iter().map(|(_, raw)| Ok(raw)).collect(), told).await;
         Ok(checked.into_iter().flatten().collect())
     }
 }
