@@ -1,4 +1,4 @@
-//! Memory that others make us hold: a bound for all of them together, of which nobody gets much more than is left.
+//! Memory that others make us hold, and places: a bound for all of them together, of which nobody gets much more than is left.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use crate::{Error, overload::RETRY_AFTER_MS};
 /// work with a fifth.
 const LEFT_FOR_ONE: usize = 4;
 
-/// A bound on memory, in bytes.
+/// A bound on memory, in bytes, or on something else that is counted.
 pub(crate) struct Budget {
     /// What it is for, in logs.
     name: &'static str,
@@ -71,7 +71,7 @@ impl Share {
         let left = bytes_max.saturating_sub(held.bytes);
         if left == 0 || own > left / LEFT_FOR_ONE {
             if !std::mem::replace(&mut held.is_told, true) {
-                tracing::warn!(name, bytes_max, left, own, more, "memory for requests: some are refused");
+                tracing::warn!(name, bytes_max, left, own, more, "some requests are refused");
             }
             return Err(Error::overloaded(RETRY_AFTER_MS));
         }

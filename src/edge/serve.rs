@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     future::Future,
+    net::IpAddr,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
@@ -72,13 +73,17 @@ pub struct Edge {
     paths: BTreeMap<String, Vec<Arc<Endpoint>>>,
 }
 
+/// Paths that servers ask.
+const SERVER_PATHS: [&str; 2] = ["/_matrix/federation/", "/_matrix/key/"];
+
 /// What every request needs.
 struct Shared {
     limits: Arc<Limits>,
-    overload: Arc<Overload>,
-    /// Clients have their own, so that no server keeps them out, and the other way round.
-    client_memory: Memory,
-    server_memory: Memory,
+    /// Clients have their own bounds, so that no server keeps them out, and the other way round.
+    clients: Bounds,
+    servers: Bounds,
+    /// Requests of servers in progress, as they may wait for others: how many are one household's.
+    server_requests: Arc<Budget>,
     trusted_proxies: Vec<Cidr>,
     authenticate: Arc<dyn Authenticate>,
     authenticate_server: Option<Arc<dyn AuthenticateServer>>,
@@ -88,10 +93,22 @@ struct Shared {
     unrouted: RouteMetrics,
 }
 
-/// Memory for what is larger than most.
-struct Memory {
+/// What one side may have in progress.
+struct Bounds {
+    overload: Arc<Overload>,
+    /// Memory for what is larger than most.
     bodies: Arc<Budget>,
     answers: Arc<Budget>,
+}
+
+impl Bounds {
+    fn new(requests_max: usize, bodies: &'static str, answers: &'static str) -> Self {
+        Self {
+            overload: Overload::new(requests_max),
+            bodies: Budget::new(bodies, body::ALL_BYTES_MAX),
+            answers: Budget::new(answers, answer::ALL_BYTES_MAX),
+        }
+    }
 }
 
 /// A request that may be answered.
@@ -100,6 +117,8 @@ struct Admitted {
     slot: Option<Slot>,
     /// The memory of the body, for as long as it is worked on.
     body: Share,
+    /// A server's place among its household's, for as long.
+    turn: Option<Share>,
     /// Memory for the answer.
     answer: Share,
 }
@@ -113,6 +132,8 @@ struct Endpoint {
     body_bytes_max: usize,
     raw_body: bool,
     always: bool,
+    /// Servers ask it, whether they sign or not.
+    of_servers: bool,
     metrics: Arc<RouteMetrics>,
     handler: Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Reply, Error>> + Send + Sync>,
 }
@@ -127,15 +148,9 @@ impl Edge {
     ) -> Self {
         let shared = Shared {
             limits: Arc::new(Limits::new(&settings.limits)),
-            overload: Overload::new(settings.requests_max),
-            client_memory: Memory {
-                bodies: Budget::new("bodies of clients", body::ALL_BYTES_MAX),
-                answers: Budget::new("answers to clients", answer::ALL_BYTES_MAX),
-            },
-            server_memory: Memory {
-                bodies: Budget::new("bodies of servers", body::ALL_BYTES_MAX),
-                answers: Budget::new("answers to servers", answer::ALL_BYTES_MAX),
-            },
+            clients: Bounds::new(settings.requests_max, "bodies of clients", "answers to clients"),
+            servers: Bounds::new(settings.requests_max, "bodies of servers", "answers to servers"),
+            server_requests: Budget::new("requests of servers", settings.requests_max),
             trusted_proxies: settings.trusted_proxies.clone(),
             authenticate,
             authenticate_server,
@@ -188,6 +203,7 @@ impl Edge {
                 body_bytes_max: route.body_bytes_max,
                 raw_body: route.raw_body,
                 always: route.always,
+                of_servers: SERVER_PATHS.iter().any(|start| path.starts_with(start)),
                 metrics: Arc::clone(&metrics),
                 handler: Arc::new(move |call| handler(Arc::clone(&state), call)),
             }));
@@ -293,18 +309,22 @@ impl Shared {
 
     /// Counts the request, unless it is answered at all times.
     fn enter(&self, endpoint: &Endpoint) -> Result<Option<Slot>, Error> {
-        if endpoint.always { Ok(None) } else { self.overload.enter().map(Some) }
+        if endpoint.always { Ok(None) } else { self.bounds(endpoint).overload.enter().map(Some) }
+    }
+
+    fn bounds(&self, endpoint: &Endpoint) -> &Bounds {
+        if endpoint.of_servers { &self.servers } else { &self.clients }
     }
 
     /// Admits the request, reads it, and runs the handler.
     async fn run(&self, endpoint: &Endpoint, request: Request<Body>, request_id: &Arc<str>) -> Result<Answer, Error> {
-        let Admitted { call, slot, body, answer: share } = self.admit(endpoint, request, request_id).await?;
+        let Admitted { call, slot, body, turn, answer: share } = self.admit(endpoint, request, request_id).await?;
         let may_wait = overload::may_wait(&call.method, &call.uri);
         let is_read = endpoint.method == Method::GET;
         let handler = Arc::clone(&endpoint.handler);
         let answer = AssertUnwindSafe(async move { handler(call).await }).catch_unwind();
         let answer = overload::work(slot, answer, may_wait).map(move |answer| {
-            drop(body);
+            drop((body, turn));
             answer
         });
         // A client that hangs up takes its reads with it; a write that has begun is finished.
@@ -338,11 +358,11 @@ impl Shared {
             Some(requester) => self.limits.check(endpoint.limit, &requester.user_id)?,
             None => self.limits.check_address(endpoint.limit, ip)?,
         }
+        let bounds = self.bounds(endpoint);
         let mut share = match &requester {
-            // Who it is will be known when the body was read.
-            _ if is_server => self.server_memory.bodies.share(address::household(ip)),
-            Some(requester) => self.client_memory.bodies.share(&requester.user_id),
-            None => self.client_memory.bodies.share(address::household(ip)),
+            Some(requester) => bounds.bodies.share(&requester.user_id),
+            // Who signed it will be known when the body was read.
+            None => bounds.bodies.share(address::household(ip)),
         };
         let (slot, body) = if body.is_end_stream() {
             (slot, Bytes::new())
@@ -368,10 +388,11 @@ impl Shared {
             (slot, None)
         };
         let answer = match (&origin, &requester) {
-            (Some(origin), _) => self.server_memory.answers.share(origin),
-            (None, Some(requester)) => self.client_memory.answers.share(&requester.user_id),
-            (None, None) => self.client_memory.answers.share(address::household(ip)),
+            (Some(origin), _) => bounds.answers.share(origin),
+            (None, Some(requester)) => bounds.answers.share(&requester.user_id),
+            (None, None) => bounds.answers.share(address::household(ip)),
         };
+        let turn = if endpoint.of_servers && !endpoint.always { Some(self.server_turn(ip)?) } else { None };
         let call = Call {
             method: endpoint.method.clone(),
             uri: parts.uri,
@@ -384,7 +405,14 @@ impl Shared {
             request_id: Arc::clone(request_id),
             limits: Arc::clone(&self.limits),
         };
-        Ok(Admitted { call, slot, body: share, answer })
+        Ok(Admitted { call, slot, body: share, turn, answer })
+    }
+
+    /// A place for a request of a server: many names cost nothing, addresses do.
+    fn server_turn(&self, ip: IpAddr) -> Result<Share, Error> {
+        let mut turn = self.server_requests.share(address::household(ip));
+        turn.hold(1)?;
+        Ok(turn)
     }
 
     /// Who signed this request.

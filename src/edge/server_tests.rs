@@ -53,17 +53,25 @@ async fn large(_: Arc<State>, call: Call) -> Result<Reply, Error> {
     Ok(Reply::raw(HeaderValue::from_static("application/octet-stream"), bytes))
 }
 
+/// Waits for other servers, who are not there.
+async fn stall(_: Arc<State>, _: Call) -> Result<Reply, Error> {
+    std::future::pending().await
+}
+
 fn router(settings: &EdgeSettings, servers: &Arc<Servers>) -> Router {
+    edge(settings, servers).router_of(|path| path.starts_with("/_matrix/federation/"))
+}
+
+fn edge(settings: &EdgeSettings, servers: &Arc<Servers>) -> Edge {
     let path = ["/_matrix/federation/v1/origin"];
     let routes = [
         Route::raw(Method::GET, &path, Access::Server, Limit::Federation, origin),
         Route::raw(Method::PUT, &path, Access::Server, Limit::Federation, origin).body_max(100 << 20),
+        Route::get(&["/_matrix/federation/v1/stall"], Access::Server, Limit::None, stall),
         Route::get(&["/_matrix/federation/v1/large/{bytes}"], Access::Server, Limit::Federation, large),
         Route::get(&["/_matrix/client/versions"], Access::Public, Limit::None, |_, _| async { Ok(Reply::empty()) }),
     ];
-    Edge::new(settings, Arc::new(Tokens), Some(servers.clone()), &SeededEntropy::new(1))
-        .routes(&Arc::default(), routes)
-        .router_of(|path| path.starts_with("/_matrix/federation/"))
+    Edge::new(settings, Arc::new(Tokens), Some(servers.clone()), &SeededEntropy::new(1)).routes(&Arc::default(), routes)
 }
 
 fn of(server: &str, method: &str, body: &str) -> Request<Body> {
@@ -129,6 +137,41 @@ async fn who_waits_for_a_key_keeps_nobody_out() {
         servers.has_key.notify_one();
     });
     assert_eq!(slow, expect(200, ""));
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_others_keep_neither_other_addresses_nor_clients_out() {
+    let router = edge(&EdgeSettings { requests_max: 20, ..EdgeSettings::default() }, &Arc::default()).into_router();
+    let stall = |name: &str, address: &str| {
+        let mut request = request("GET", "/_matrix/federation/v1/stall", "", "");
+        request.headers_mut().insert(AUTHORIZATION, name.parse().unwrap());
+        request.extensions_mut().insert(Peer(SocketAddr::new(address.parse().unwrap(), 1)));
+        request
+    };
+    let mut stalled = Vec::new();
+    for number in 0..20 {
+        let mut waiting = Box::pin(check(&router, stall(&format!("s{number}.example"), "192.0.2.1")));
+        match waiting.as_mut().now_or_never() {
+            None => stalled.push(waiting),
+            Some(refused) => assert_eq!(refused, expect(503, "M_UNKNOWN")),
+        }
+    }
+    assert_eq!(stalled.len(), 5, "one address has its share, whatever it calls itself");
+    assert_eq!(check(&router, of("a.example", "GET", "")).await, expect(200, ""));
+    for number in 2..200 {
+        let address = format!("192.0.2.{number}");
+        let mut waiting = Box::pin(check(&router, stall("s.example", &address)));
+        if waiting.as_mut().now_or_never().is_none() {
+            stalled.push(waiting);
+        }
+    }
+    assert_eq!(stalled.len(), 20);
+    assert_eq!(
+        check(&router, of("a.example", "GET", "")).await,
+        expect(503, "M_UNKNOWN"),
+        "servers have no place left"
+    );
+    assert_eq!(check(&router, request("GET", "/_matrix/client/versions", "", "")).await, expect(200, ""));
 }
 
 /// A body from this address that begins with so many spaces and goes on with `rest`.

@@ -84,8 +84,9 @@ settings! {
         /// Connections at once, each listener, as far as the system allows so many open files. More wait in the system's
         /// queue.
         connections_max: usize = 10_000;
-        /// Requests that are worked on at once, all listeners together. Further ones are refused with 503 and
-        /// `Retry-After`. Long-polls that wait for news and bodies that are still being sent do not count.
+        /// Requests of clients that are worked on at once, all listeners together, and as many of servers. Further ones are
+        /// refused with 503 and `Retry-After`. Long-polls that wait for news and bodies that are still being sent do not
+        /// count.
         requests_max: usize = EdgeSettings::REQUESTS_MAX;
         /// The head of a request, its line and headers, in bytes (HTTP/1; at least 8192).
         head_bytes_max: usize = 32_768;
