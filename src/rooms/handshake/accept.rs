@@ -126,10 +126,15 @@ impl Rooms {
 
     /// The event, if it is part of the room; an error if it was refused before.
     async fn standing(&self, room: RoomNumber, event: &Event) -> Result<Option<Arc<StoredEvent>>, HandshakeError> {
-        match self.writer.store.event_by_id(room, event.event_id()).await? {
-            Some(stored) if stored.accepted() => Ok(Some(stored)),
-            Some(_) => Err(HandshakeError::forbidden("the room's rules do not let this event in")),
-            None => Ok(None),
+        let Some(stored) = self.writer.store.event_by_id(room, event.event_id()).await? else { return Ok(None) };
+        // In room versions 1 and 2 who makes an event chooses its id: a stranger could name any event that they know of, and be
+        // told it and the state before it.
+        if event.version().has_chosen_event_ids() && stored.event.reference_hash() != event.reference_hash() {
+            return Err(HandshakeError::malformed("another event has this id"));
+        }
+        match stored.accepted() {
+            true => Ok(Some(stored)),
+            false => Err(HandshakeError::forbidden("the room's rules do not let this event in")),
         }
     }
 

@@ -1,11 +1,12 @@
 //! What other servers are given: members, those who left, strangers, latecomers, at each history visibility.
 
+use hearth_core::RoomVersion;
 use hearth_ports::{EventBytes, MissingEvents};
 use ruma::{EventId, OwnedEventId, OwnedRoomId};
 use serde_json::{Value, json};
 
 use super::twin::{Town, towns};
-use crate::{MemberAction, Preset, ServeError};
+use crate::{HandshakeError, MemberAction, Preset, ServeError};
 
 fn ids(bytes: &[EventBytes]) -> Vec<Value> {
     bytes.iter().map(|bytes| serde_json::from_slice::<Value>(bytes).unwrap()["content"]["body"].clone()).collect()
@@ -275,4 +276,23 @@ async fn erased_senders_are_cut_down_for_who_was_not_there() {
     a.world.store.commit(write).await.unwrap();
     assert!(given(&a, &b, &before).await.unwrap()["content"]["body"].is_null());
     assert_eq!(given(&a, &b, &during).await.unwrap()["content"]["body"], "during");
+}
+
+/// In old versions the sender of an event chooses its id.
+#[tokio::test]
+async fn a_join_under_the_id_of_another_event_is_told_nothing() {
+    for version in [RoomVersion::V1, RoomVersion::V2] {
+        let [a, b] = towns(["a.test", "b.test"]).await;
+        let room_id = a.create_in("alice", Preset::Private, version).await;
+        let known = a.say(&room_id, "alice", "secret").await.unwrap();
+        let forged = json!({
+            "event_id": known, "room_id": room_id, "type": "m.room.member", "sender": b.user("eve"),
+            "state_key": b.user("eve"), "content": { "membership": "join" }, "depth": 1, "origin_server_ts": 1,
+            "prev_events": [], "auth_events": [], "hashes": { "sha256": "" },
+            "signatures": { "b.test": { "ed25519:1": "" } },
+        });
+        let rooms = &a.world.rooms;
+        let told = rooms.accept_join(&b.name, &room_id, &known, forged.to_string().into(), false).await;
+        assert!(matches!(told, Err(HandshakeError::Malformed(_))), "{told:?}");
+    }
 }
