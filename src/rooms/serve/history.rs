@@ -24,6 +24,9 @@ const MISSING_MAX: usize = 50;
 /// Events that a request names as a place to walk from or to: as many as one event cites, and some more.
 const NAMED_MAX: usize = 50;
 
+/// Events that a request names as those that it has: its newest, of which there are many in a room that has branched much.
+const EARLIEST_MAX: usize = 1_000;
+
 /// Events that are looked at for one answer, also those that are then not in it.
 const VISITED_MAX: usize = 1_000;
 
@@ -68,6 +71,7 @@ impl Rooms {
         let limit = limit.clamp(1, BACKFILL_MAX);
         let mut gate = Gate::new(self, room, origin).await?;
         let mut walk = Walk::new(self, room);
+        let from = &from[..from.len().min(NAMED_MAX)];
         walk.add(self.numbers_of(room, from).await?).await?;
         let mut given = Vec::new();
         while given.len() < limit
@@ -92,7 +96,8 @@ impl Rooms {
         let limit = wanted.limit.clamp(1, MISSING_MAX);
         let mut gate = Gate::new(self, room, origin).await?;
         let mut walk = Walk::new(self, room);
-        walk.seen.extend(self.numbers_of(room, &wanted.earliest).await?);
+        let earliest = &wanted.earliest[..wanted.earliest.len().min(EARLIEST_MAX)];
+        walk.seen.extend(self.numbers_of(room, earliest).await?);
         walk.seen.extend(latest.iter().map(|stored| stored.number));
         let mut next: Vec<EventNumber> = latest.iter().flat_map(|stored| &stored.header.prevs).copied().collect();
         // Breadth first: all of one step back before any of the next.
@@ -145,9 +150,8 @@ impl Rooms {
         Ok((stored.event.event_id().to_owned(), ts))
     }
 
-    /// The numbers of the first of these events, as far as the room has them.
+    /// The numbers of these events, as far as the room has them.
     async fn numbers_of(&self, room: RoomNumber, ids: &[OwnedEventId]) -> Result<Vec<EventNumber>, LoadError> {
-        let ids = &ids[..ids.len().min(NAMED_MAX)];
         Ok(self.writer.store.event_numbers(room, ids).await?.into_iter().flatten().collect())
     }
 }
@@ -156,21 +160,24 @@ impl Rooms {
 struct Walk<'a> {
     rooms: &'a Rooms,
     room: RoomNumber,
+    /// Not to be gone to: met before, or behind the walk's end.
     seen: HashSet<EventNumber>,
+    visited: usize,
     open: BinaryHeap<Deepest>,
 }
 
 impl<'a> Walk<'a> {
     fn new(rooms: &'a Rooms, room: RoomNumber) -> Self {
-        Self { rooms, room, seen: HashSet::new(), open: BinaryHeap::new() }
+        Self { rooms, room, seen: HashSet::new(), visited: 0, open: BinaryHeap::new() }
     }
 
     /// Adds events that were not met before, unless too many were looked at already. Where an event's place in the graph
     /// is not known, no walk goes on.
     async fn add(&mut self, mut numbers: Vec<EventNumber>) -> Result<(), LoadError> {
-        let left = VISITED_MAX.saturating_sub(self.seen.len());
+        let left = VISITED_MAX.saturating_sub(self.visited);
         numbers.retain(|number| !self.seen.contains(number));
         numbers.truncate(left);
+        self.visited += numbers.len();
         self.seen.extend(&numbers);
         let stored = self.rooms.writer.store.events(self.room, &numbers).await?.into_iter().flatten();
         self.open.extend(stored.filter(|stored| !stored.header.flags.has(EventFlags::OUTLIER)).map(Deepest));

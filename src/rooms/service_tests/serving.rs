@@ -182,6 +182,11 @@ async fn walks_are_bounded_ordered_and_stay_in_their_room() {
     assert_eq!(ids(&some), ["147", "148"], "those next to the end");
     let many = rooms.serve_missing(&b.name, &room_id, &missing(&[last], &[], usize::MAX)).await.unwrap();
     assert_eq!(many.len(), 50);
+    // Who names much that is not here, as a server does that has many ends, names this one too.
+    let unknown: Vec<OwnedEventId> = (0..500).map(|nth| format!("$unknown{nth}").try_into().unwrap()).collect();
+    let ends: Vec<&OwnedEventId> = unknown.iter().chain([&said[144]]).collect();
+    let between = rooms.serve_missing(&b.name, &room_id, &missing(&[last], &ends, 10)).await.unwrap();
+    assert_eq!(ids(&between), ["145", "146", "147", "148"]);
     let depth = a.event(&room_id, &said[147]).await.depth();
     let wanted = MissingEvents { min_depth: depth, ..missing(&[last], &[], 50) };
     assert_eq!(ids(&rooms.serve_missing(&b.name, &room_id, &wanted).await.unwrap()), ["147", "148"]);
