@@ -28,8 +28,7 @@ pub(super) fn handshake_error(error: HandshakeError) -> Error {
 pub(super) fn serve_error(error: ServeError) -> Error {
     match error {
         ServeError::Forbidden(reason) => Error::forbidden(reason),
-        ServeError::NotFound => Error::not_found(error.to_string()),
-        ServeError::Busy => Error::limit_exceeded(BUSY_RETRY_MS),
+        ServeError::NotFound | ServeError::Busy => Error::not_found(error.to_string()),
         ServeError::Unavailable(text) => unavailable(&text),
     }
 }

@@ -13,7 +13,6 @@ use std::{sync::Arc, time::Duration};
 
 use hearth_store::{LoadError, RoomNumber, StoredEvent};
 use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     ReadError,
@@ -28,8 +27,14 @@ use gate::Gate;
 
 const NOT_IN_ROOM: &str = "your server is not in this room";
 
-/// Whole states that are read for other servers at once: each may be a hundred megabytes.
-const STATES_AT_ONCE: usize = 4;
+/// Whole states that are read for other servers at once: each may be a hundred megabytes. One event whose previous events
+/// nobody has makes all servers of a room ask in the same second; the least patient of them waits half a minute.
+const STATES: Shares =
+    Shares { turns: 4, turns_of_one: 2, waiting: 1_000, waiting_of_one: 10, patience: Duration::from_secs(15) };
+
+/// The same of ids and of what authorises one event: a few megabytes.
+const CHAINS: Shares =
+    Shares { turns: 8, turns_of_one: 4, waiting: 1_000, waiting_of_one: 20, patience: Duration::from_secs(15) };
 
 /// Whose joins are told a whole state at once, by server. How long one waits for its turn: servers wait longer for an
 /// answer.
@@ -45,8 +50,10 @@ pub enum ServeError {
     /// There is no such room or event here, or the state there is not known (`M_NOT_FOUND`).
     #[error("not found")]
     NotFound,
-    /// Too much is asked at once; later it may be given (`M_LIMIT_EXCEEDED`).
-    #[error("too many states are being read, try again later")]
+    /// Too much is asked at once; later it may be given. The other server is told that the state is not to be had here
+    /// (`M_NOT_FOUND`), and may ask others: one that is told to ask less (`M_LIMIT_EXCEEDED`) sends us nothing for a while,
+    /// of no room.
+    #[error("the state is not to be had from this server now")]
     Busy,
     /// Our fault; the text is for the log.
     #[error("unavailable: {0}")]
@@ -63,19 +70,26 @@ impl From<LoadError> for ServeError {
 pub(crate) struct Serving {
     /// The state keys of the memberships of one server's users.
     members: MemberKeys,
-    states: Semaphore,
+    states: Turns<OwnedServerName>,
+    chains: Turns<OwnedServerName>,
     /// Their own, so that who asks for states keeps nobody from joining.
     joins: Turns<OwnedServerName>,
 }
 
 impl Serving {
     pub(crate) fn new() -> Self {
-        Self { members: MemberKeys::new(), states: Semaphore::new(STATES_AT_ONCE), joins: Turns::new(JOINS) }
+        let (states, chains, joins) = (Turns::new(STATES), Turns::new(CHAINS), Turns::new(JOINS));
+        Self { members: MemberKeys::new(), states, chains, joins }
     }
 
-    /// A turn to read a whole state for another server; `None`: too many do.
-    pub(crate) fn state_turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.states.try_acquire().ok()
+    /// A turn to read a whole state for another server.
+    pub(crate) async fn state_turn(&self, server: &ServerName) -> Result<Turn<'_>, ServeError> {
+        self.states.take(&server.to_owned()).await.ok_or(ServeError::Busy)
+    }
+
+    /// A turn to read the ids of one, or what authorises an event.
+    pub(crate) async fn chain_turn(&self, server: &ServerName) -> Result<Turn<'_>, ServeError> {
+        self.chains.take(&server.to_owned()).await.ok_or(ServeError::Busy)
     }
 
     /// A turn to tell a whole state with a join; `None`: there was none for too long.

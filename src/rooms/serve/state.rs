@@ -27,7 +27,7 @@ impl Rooms {
         at: &EventId,
     ) -> Result<StateEvents, ServeError> {
         let (room, _) = self.room_until(origin, room_id, &[at.to_owned()]).await?;
-        let _turn = self.serving.state_turn().ok_or(ServeError::Busy)?;
+        let _turn = self.serving.state_turn(origin).await?;
         let StateNumbers { state, auth_chain } = self.state_before(room, at).await?;
         let state = self.event_bytes(room, &state).await?;
         Ok(StateEvents { state, auth_chain: self.event_bytes(room, &auth_chain).await? })
@@ -42,7 +42,7 @@ impl Rooms {
         at: &EventId,
     ) -> Result<StateIds, ServeError> {
         let (room, _) = self.room_until(origin, room_id, &[at.to_owned()]).await?;
-        let _turn = self.serving.state_turn().ok_or(ServeError::Busy)?;
+        let _turn = self.serving.chain_turn(origin).await?;
         let StateNumbers { state, auth_chain } = self.state_before(room, at).await?;
         let state = self.event_ids(room, &state).await?;
         Ok(StateIds { state, auth_chain: self.event_ids(room, &auth_chain).await? })
@@ -57,7 +57,7 @@ impl Rooms {
         event_id: &EventId,
     ) -> Result<Vec<EventBytes>, ServeError> {
         let (room, _) = self.room_until(origin, room_id, &[event_id.to_owned()]).await?;
-        let _turn = self.serving.state_turn().ok_or(ServeError::Busy)?;
+        let _turn = self.serving.chain_turn(origin).await?;
         let store = &self.writer.store;
         let stored = store.event_by_id(room, event_id).await?.ok_or(ServeError::NotFound)?;
         let mut chain = store.auth_chain(room, &stored.header.auths).await?;

@@ -283,6 +283,37 @@ async fn erased_senders_are_cut_down_for_who_was_not_there() {
     assert_eq!(given(&a, &b, &during).await.unwrap()["content"]["body"], "during");
 }
 
+/// One event whose previous events are nowhere makes all servers of a room ask at once.
+#[tokio::test(start_paused = true)]
+async fn all_who_ask_for_states_at_once_are_answered() {
+    let [a, b, c, d] = towns(["a.test", "b.test", "c.test", "d.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    for other in [&b, &c, &d] {
+        other.join(&room_id, "user", &[&a]).await.unwrap();
+    }
+    let said = a.say(&room_id, "alice", "x").await.unwrap();
+    let rooms = &a.world.rooms;
+    let ask = async |town: &Town| {
+        rooms.serve_state(&town.name, &room_id, &said).await.unwrap();
+        rooms.serve_state_ids(&town.name, &room_id, &said).await.unwrap();
+        rooms.serve_event_auth(&town.name, &room_id, &said).await.unwrap();
+    };
+    let all = [&b, &c, &d].repeat(3);
+    futures_util::future::join_all(all.into_iter().map(ask)).await;
+    // One that asks for more than its share, and never reads: the others get theirs.
+    let turns = (rooms.serving.state_turn(&b.name), rooms.serving.state_turn(&b.name));
+    let more =
+        (rooms.serving.chain_turn(&b.name), rooms.serving.chain_turn(&b.name), rooms.serving.chain_turn(&b.name));
+    let _held = (turns.0.await.unwrap(), turns.1.await.unwrap(), more.0.await.unwrap(), more.1.await.unwrap());
+    let _also = (more.2.await.unwrap(), rooms.serving.chain_turn(&b.name).await.unwrap());
+    let refused = tokio::join!(
+        async { rooms.serve_state(&b.name, &room_id, &said).await.map(drop) },
+        async { rooms.serve_event_auth(&b.name, &room_id, &said).await.map(drop) },
+        tokio::time::timeout(std::time::Duration::from_secs(1), ask(&c)),
+    );
+    assert!(matches!(refused, (Err(ServeError::Busy), Err(ServeError::Busy), Ok(()))), "{refused:?}");
+}
+
 /// In old versions the sender of an event chooses its id.
 #[tokio::test]
 async fn a_join_under_the_id_of_another_event_is_told_nothing() {

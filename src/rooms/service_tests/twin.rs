@@ -262,8 +262,7 @@ fn handshake_error(error: HandshakeError) -> PeerError {
 fn serve_error(error: ServeError) -> PeerError {
     match &error {
         ServeError::Forbidden(_) => refused(403, "M_FORBIDDEN", &error, &[]),
-        ServeError::NotFound => refused(404, "M_NOT_FOUND", &error, &[]),
-        ServeError::Busy => refused(429, "M_LIMIT_EXCEEDED", &error, &[]),
+        ServeError::NotFound | ServeError::Busy => refused(404, "M_NOT_FOUND", &error, &[]),
         ServeError::Unavailable(text) => panic!("a server is broken: {text}"),
     }
 }
