@@ -41,6 +41,19 @@ const SERVERS_MAX: usize = 3;
 /// Events before which the state is asked for. More branches than that are left for the next time.
 const STATES_MAX: usize = 3;
 
+/// Missing events that are asked for at once: servers look at so many. If there are more, they are asked for in turn.
+const ASKED_MAX: usize = 50;
+
+/// The same in bytes, as they are written in a request: many servers take no request line of more than 8 kB.
+const ASKED_BYTES_MAX: usize = 6_000;
+
+/// Events of a gap that are not searched for without end. Anybody in the room can cite what never was, and nobody has: while
+/// there are more, those that were asked for in vain are forgotten, and no faster do new ones come than others are asked for.
+const MISSING_MAX: usize = 100;
+
+/// More are never kept, whether they were asked for or not.
+const KEPT_MAX: usize = 300;
+
 /// State and auth events that are asked for one by one. Of more, the whole state is asked for.
 const SINGLE_MAX: usize = 20;
 
@@ -72,6 +85,15 @@ pub(super) struct Past {
     pub(super) events: Vec<Arriving>,
 }
 
+/// Missing events that were asked for.
+#[derive(Default)]
+pub(super) struct Asked {
+    /// All of them.
+    ids: HashSet<OwnedEventId>,
+    /// Those that none of the servers has, which all answered.
+    nowhere: HashSet<OwnedEventId>,
+}
+
 /// Where in a gap events go.
 #[derive(Clone, Copy)]
 pub(super) enum Target<'a> {
@@ -81,6 +103,8 @@ pub(super) enum Target<'a> {
         gap: Order,
         /// What is missing there.
         missing: &'a [OwnedEventId],
+        /// What of it was asked for.
+        asked: &'a Asked,
     },
     /// Somewhere: one event whose neighbours are not known.
     Middle {
@@ -119,7 +143,9 @@ impl Rooms {
             }
         };
         let filled = match past {
-            Some(past) => self.store_past(room, Target::Top { gap, missing: &missing }, &past).await?,
+            Some((past, asked)) => {
+                self.store_past(room, Target::Top { gap, missing: &missing, asked: &asked }, &past).await?
+            }
             None => 0,
         };
         if filled == 0 {
@@ -129,31 +155,46 @@ impl Rooms {
         Ok(filled)
     }
 
-    /// Asks one server after the other.
+    /// Asks one server after the other for some of the missing events, then for others.
     async fn fetch_past(
         &self,
         room: RoomNumber,
         room_id: &RoomId,
         missing: &[OwnedEventId],
-    ) -> Result<Option<Past>, SendError> {
-        let servers = self.others_in_room(room_id).await?;
-        for server in servers.iter().take(SERVERS_MAX) {
-            let given = match self.writer.peers.backfill(server, room_id, missing, EVENTS_MAX).await {
-                Ok(given) => given,
-                Err(error) => {
-                    tracing::debug!(%room_id, %server, %error, "no history from this server");
+    ) -> Result<Option<(Past, Asked)>, SendError> {
+        let mut servers = self.others_in_room(room_id).await?;
+        servers.truncate(SERVERS_MAX);
+        let mut asked = Asked::default();
+        let states_max = if missing.len() > MISSING_MAX { 1 } else { STATES_MAX };
+        let mut left = missing;
+        while !left.is_empty() && !servers.is_empty() {
+            let (some, others) = left.split_at(asked_at_once(left));
+            left = others;
+            asked.ids.extend(some.iter().cloned());
+            let mut silent: Vec<OwnedServerName> = Vec::new();
+            for server in &servers {
+                let given = match self.writer.peers.backfill(server, room_id, some, EVENTS_MAX).await {
+                    Ok(given) => given,
+                    Err(error) => {
+                        tracing::debug!(%room_id, %server, %error, "no history from this server");
+                        silent.push(server.clone());
+                        continue;
+                    }
+                };
+                let events = self.useful(room, room_id, missing, given).await?;
+                if events.is_empty() {
                     continue;
                 }
-            };
-            let events = self.useful(room, room_id, missing, given).await?;
-            if events.is_empty() {
-                continue;
+                self.fetch_auth(room, room_id, server, &events).await?;
+                let past = self.with_states(room, room_id, server, events, states_max).await?;
+                if !past.events.is_empty() {
+                    return Ok(Some((past, asked)));
+                }
             }
-            self.fetch_auth(room, room_id, server, &events).await?;
-            let past = self.with_states(room, room_id, server, events).await?;
-            if !past.events.is_empty() {
-                return Ok(Some(past));
+            if silent.is_empty() {
+                asked.nowhere.extend(some.iter().cloned());
             }
+            servers.retain(|server| !silent.contains(server));
         }
         Ok(None)
     }
@@ -240,13 +281,15 @@ impl Rooms {
         Ok(())
     }
 
-    /// Where each event stands: behind its previous events, or at a state that the server names.
+    /// Where each event stands: behind its previous events, or at a state that the server names, of which it is asked for so
+    /// many.
     pub(super) async fn with_states(
         &self,
         room: RoomNumber,
         room_id: &RoomId,
         server: &ServerName,
         events: Vec<Event>,
+        states_max: usize,
     ) -> Result<Past, SendError> {
         let mut kept: HashSet<OwnedEventId> = HashSet::new();
         let mut past = Past { events: Vec::with_capacity(events.len()) };
@@ -257,7 +300,7 @@ impl Rooms {
             let is_whole = self.are_placed(room, &others).await?.into_iter().all(|is_placed| is_placed);
             let place = if is_whole {
                 Place::AfterPrevs
-            } else if asked < STATES_MAX {
+            } else if asked < states_max {
                 asked += 1;
                 match self.fetch_state(room, room_id, server, &event).await? {
                     Some(state) => Place::AtState(Arc::new(vec![state])),
@@ -352,4 +395,16 @@ impl Rooms {
         }
         Ok(())
     }
+}
+
+/// Of so many events one may ask at once: the first, and those behind it that fit into a request line.
+fn asked_at_once(ids: &[OwnedEventId]) -> usize {
+    let mut bytes = 0;
+    let fit = ids.iter().take(ASKED_MAX).take_while(|id| {
+        // `&v=`, and what is no letter or digit written as three.
+        let plain = id.as_str().bytes().filter(u8::is_ascii_alphanumeric).count();
+        bytes += "&v=".len() + plain + 3 * (id.as_str().len() - plain);
+        bytes <= ASKED_BYTES_MAX
+    });
+    fit.count().max(1)
 }

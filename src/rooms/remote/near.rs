@@ -69,7 +69,7 @@ impl Rooms {
             let events = vec![event];
             let server: OwnedServerName = server.to_owned();
             self.fetch_auth(room, room_id, &server, &events).await?;
-            let past: Past = self.with_states(room, room_id, &server, events).await?;
+            let past: Past = self.with_states(room, room_id, &server, events, 1).await?;
             let gap = self.gap_of(room, ts_ms).await?;
             if let Some(gap) = gap.filter(|_| !past.events.is_empty()) {
                 self.store_past(room, Target::Middle { gap }, &past).await?;

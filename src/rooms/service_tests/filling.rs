@@ -1,7 +1,11 @@
 //! History that is filled in from other servers.
 
 use hearth_core::RoomVersion;
-use hearth_store::{EventNumber, Order, tables::EventFlags};
+use hearth_ports::Table;
+use hearth_store::{
+    EventNumber, Order, Write,
+    tables::{BackwardRow, EventFlags, backward_key, gap_key},
+};
 use ruma::{OwnedEventId, OwnedRoomId};
 use serde_json::json;
 
@@ -185,6 +189,33 @@ async fn an_event_in_the_middle_of_a_gap_is_fetched_and_the_rest_fills_up_around
     assert_eq!(gap(&b, &room_id).await, None);
     assert_eq!(timeline(&b, &room_id).await, timeline(&a, &room_id).await);
     assert!(rounds <= 4, "{rounds}");
+}
+
+/// Somebody has cited events that never were: there are more of them than are asked for at once, and they come first.
+#[tokio::test]
+async fn events_that_never_were_do_not_hide_those_that_were() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    chatter(&a, &room_id, 150).await;
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    let (store, room) = (&b.world.store, b.world.number(&room_id).await);
+    let (order, mut row) = store.gaps(room, .., 1, true).await.unwrap().remove(0);
+    let citing: BackwardRow = store.get(Table::Tl, &backward_key(room, &row.missing[0])).await.unwrap().unwrap();
+    let mut write = Write::new(room.partition());
+    for nth in 0..250 {
+        let never = format!("$----------------------------------------{nth:03}");
+        write.put(Table::Tl, backward_key(room, &never), &BackwardRow { event_id: never.clone(), ..citing.clone() });
+        row.missing.push(never);
+    }
+    row.missing.sort_unstable();
+    write.put(Table::Tl, gap_key(room, order), &row);
+    store.commit(write).await.unwrap();
+    while fill(&b, &room_id).await > 0 {
+        let gaps = store.gaps(room, .., 1, true).await.unwrap();
+        assert!(gaps.iter().all(|(_, row)| row.missing.len() < 100), "what nobody has is forgotten");
+        b.world.check().await;
+    }
+    assert_eq!(timeline(&b, &room_id).await, timeline(&a, &room_id).await);
 }
 
 /// Messages of alice, many at a time.

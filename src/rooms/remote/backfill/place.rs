@@ -1,6 +1,6 @@
 //! Putting what was fetched into a gap.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use hearth_ports::Table;
 use hearth_store::{
@@ -9,7 +9,7 @@ use hearth_store::{
 };
 use ruma::OwnedEventId;
 
-use super::{Past, Target};
+use super::{Asked, KEPT_MAX, MISSING_MAX, Past, Target};
 use crate::{
     SendError,
     append::{Group, PlaceError, Placing, Redacting, Verdict, member_in},
@@ -38,7 +38,9 @@ impl Rooms {
             let cache = writer.load(&mut slot, room).await?;
             let mut group = Group::new(writer, cache);
             let placed = match into {
-                Target::Top { gap, missing } => self.place_past(cache, &mut group, (gap, missing), past).await,
+                Target::Top { gap, missing, asked } => {
+                    self.place_past(cache, &mut group, (gap, missing, asked), past).await
+                }
                 Target::Middle { gap } => self.place_apart(cache, &mut group, gap, past).await,
             };
             let filled = match placed {
@@ -69,7 +71,7 @@ impl Rooms {
         &self,
         cache: &mut RoomCache,
         group: &mut Group<'_>,
-        (gap, missing): (Order, &[OwnedEventId]),
+        (gap, missing, asked): (Order, &[OwnedEventId], &Asked),
         past: &Past,
     ) -> Result<usize, PlaceError> {
         let store = &self.writer.store;
@@ -99,14 +101,13 @@ impl Rooms {
             }
         }
         let cited = past.events.iter().filter(|arriving| placed.contains_key(arriving.event.event_id()));
-        let cited = cited.flat_map(|arriving| arriving.event.prev_events());
-        let candidates: HashSet<&OwnedEventId> =
-            missing.iter().chain(cited).filter(|id| !placed.contains_key(*id)).collect();
-        let candidates: Vec<OwnedEventId> = candidates.into_iter().cloned().collect();
+        let cited: BTreeSet<&OwnedEventId> = cited.flat_map(|arriving| arriving.event.prev_events()).collect();
+        let new = cited.into_iter().filter(|id| !missing.contains(id));
+        let candidates: Vec<OwnedEventId> =
+            new.chain(missing).filter(|id| !placed.contains_key(*id)).cloned().collect();
         let are_placed = self.are_placed(cache.number, &candidates).await?;
-        let mut still: Vec<OwnedEventId> =
-            candidates.into_iter().zip(are_placed).filter(|(_, is)| !is).map(|(id, _)| id).collect();
-        still.sort_unstable();
+        let still = candidates.into_iter().zip(are_placed).filter(|(_, is)| !is).map(|(id, _)| id);
+        let still = still_missing(still.collect(), asked);
         // Where nothing of what came is shown, the gap stays where it was, in front of who cites it.
         let to = oldest.or_else(|| Some((gap, cited_by?)));
         if let Some(to) = to.filter(|_| !placed.is_empty()) {
@@ -196,5 +197,41 @@ impl Rooms {
         };
         let number = group.place_old(cache, placing, order, filled).await?;
         Ok(Some((number, is_shown)))
+    }
+}
+
+/// What to search for the next time, in this order: what was not asked for yet, then what was in vain, as much of it as may
+/// stay.
+fn still_missing(missing: Vec<OwnedEventId>, asked: &Asked) -> Vec<OwnedEventId> {
+    let (in_vain, mut still): (Vec<_>, Vec<_>) = missing.into_iter().partition(|id| asked.ids.contains(id));
+    let room = MISSING_MAX.saturating_sub(still.len());
+    still.extend(in_vain.into_iter().filter(|id| !asked.nowhere.contains(id)).take(room));
+    still.truncate(KEPT_MAX);
+    still
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn ids(name: &str, count: usize) -> Vec<OwnedEventId> {
+        (0..count).map(|nth| OwnedEventId::try_from(format!("${name}{nth}")).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_never_forgotten_for_what_was() {
+        let (new, asked_ids, nowhere) = (ids("new", 60), ids("asked", 80), ids("nowhere", 30));
+        let asked = Asked {
+            ids: asked_ids.iter().chain(&nowhere).cloned().collect(),
+            nowhere: nowhere.iter().cloned().collect::<HashSet<_>>(),
+        };
+        let all: Vec<OwnedEventId> = nowhere.iter().chain(&asked_ids).chain(&new).cloned().collect();
+        let still = still_missing(all, &asked);
+        assert_eq!((&still[..60], &still[60..]), (&new[..], &asked_ids[..40]));
+        let many = ids("new", 120);
+        assert_eq!(still_missing(many.iter().chain(&asked_ids).cloned().collect(), &asked), many);
+        assert_eq!(still_missing(ids("new", 1_000), &asked).len(), KEPT_MAX);
     }
 }
