@@ -223,7 +223,9 @@ impl<'a> Group<'a> {
         }
         if is_accepted {
             self.put_gaps(cache, number, &placing, position.filter(|_| is_shown)).await?;
-            self.redact(cache, number, &placing).await?;
+            for (redaction, position) in self.redact(cache, number, &placing).await? {
+                self.put_gap_of_shown(cache, redaction, position).await?;
+            }
         }
         Ok(number)
     }

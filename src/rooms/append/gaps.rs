@@ -1,5 +1,7 @@
 //! Gaps: events that are cited but not here, and what becomes of them when they come.
 
+use std::collections::HashSet;
+
 use hearth_ports::Table;
 use hearth_store::{
     EventNumber, LoadError, Order, PositionIndex,
@@ -9,6 +11,14 @@ use ruma::{EventId, OwnedEventId};
 
 use super::{Group, Placing};
 use crate::cache::RoomCache;
+
+/// Hidden events behind which it is looked for what is missing. What lies behind more of them is asked for by its id, if at
+/// all.
+const HIDDEN_MAX: usize = 100;
+
+/// Events that may be missing in one gap when it is noted: five events may cite so many, and a row has place for 300 of the
+/// longest ids.
+const MISSING_MAX: usize = 100;
 
 impl Group<'_> {
     /// Whether an event here follows this one, although this one is only now coming.
@@ -24,15 +34,45 @@ impl Group<'_> {
         placing: &Placing,
         position: Option<PositionIndex>,
     ) -> Result<(), LoadError> {
-        if placing.origin.is_none() {
-            return Ok(());
-        }
-        let id = placing.event.event_id();
-        if let Some(row) = self.backward(cache, id).await? {
-            self.close_gap(cache, id, row.cited_by).await?;
+        if placing.origin.is_some() {
+            let id = placing.event.event_id();
+            if let Some(row) = self.backward(cache, id).await? {
+                self.close_gap(cache, id, row.cited_by).await?;
+            }
         }
         let Some(position) = position else { return Ok(()) };
-        let missing = self.missing_nowhere_else(cache, &placing.missing).await?;
+        self.put_gap(cache, (number, position), &placing.prevs, placing.missing.clone()).await
+    }
+
+    /// Notes what is not here in front of an event that was hidden, and has got a place in the timeline now.
+    pub(super) async fn put_gap_of_shown(
+        &mut self,
+        cache: &mut RoomCache,
+        number: EventNumber,
+        position: PositionIndex,
+    ) -> Result<(), LoadError> {
+        let known = self.known(cache, number).await?;
+        let mut missing = Vec::new();
+        for id in known.event.prev_events() {
+            if self.placed(cache, id).await?.is_none() {
+                missing.push(id.clone());
+            }
+        }
+        self.put_gap(cache, (number, position), &known.header.prevs, missing).await
+    }
+
+    /// There is a gap in front of an event if what it cites is missing. A hidden event has no place in the timeline at which
+    /// a gap could be noted: what is missing in front of it is missing in front of the first that is shown behind it.
+    async fn put_gap(
+        &mut self,
+        cache: &mut RoomCache,
+        (number, position): (EventNumber, PositionIndex),
+        prevs: &[EventNumber],
+        mut missing: Vec<OwnedEventId>,
+    ) -> Result<(), LoadError> {
+        missing.extend(self.missing_before_hidden(cache, prevs).await?);
+        let mut missing = self.missing_nowhere_else(cache, &missing).await?;
+        missing.truncate(MISSING_MAX);
         if !missing.is_empty() {
             tables::put_gap(&mut self.write, cache.number, number, position, &missing);
             self.missing.extend(missing);
@@ -41,8 +81,39 @@ impl Group<'_> {
         Ok(())
     }
 
-    /// Those of the events that are in no gap yet. An event that several cite is missing in one gap: when it comes, that one
-    /// is found and closed.
+    /// What is cited and not here before those of these events that nobody is shown.
+    async fn missing_before_hidden(
+        &self,
+        cache: &RoomCache,
+        prevs: &[EventNumber],
+    ) -> Result<Vec<OwnedEventId>, LoadError> {
+        let (mut open, mut seen, mut missing) = (prevs.to_vec(), HashSet::new(), Vec::new());
+        while let Some(number) = open.pop() {
+            if seen.len() == HIDDEN_MAX || !seen.insert(number) {
+                continue;
+            }
+            let known = self.known(cache, number).await?;
+            if known.is_shown() {
+                continue;
+            }
+            for id in known.event.prev_events() {
+                match self.placed(cache, id).await? {
+                    Some(prev) => open.push(prev),
+                    None => missing.push(id.clone()),
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// The number of an event whose place in the graph is known.
+    async fn placed(&self, cache: &RoomCache, id: &EventId) -> Result<Option<EventNumber>, LoadError> {
+        let Some(number) = self.number_of(cache, id).await? else { return Ok(None) };
+        Ok(self.known(cache, number).await?.is_placed().then_some(number))
+    }
+
+    /// Those of the events that are in no gap yet, each once. An event that several cite is missing in one gap: when it
+    /// comes, that one is found and closed.
     pub(super) async fn missing_nowhere_else(
         &self,
         cache: &mut RoomCache,
@@ -50,7 +121,7 @@ impl Group<'_> {
     ) -> Result<Vec<OwnedEventId>, LoadError> {
         let mut missing = Vec::new();
         for id in ids {
-            if !self.is_followed(cache, id).await? {
+            if !missing.contains(id) && !self.is_followed(cache, id).await? {
                 missing.push(id.clone());
             }
         }

@@ -41,6 +41,11 @@ impl Known {
         !self.is(EventFlags::OUTLIER) && self.header.state_after != StateVersion::UNKNOWN
     }
 
+    /// Whether it has a place in the timeline, or gets it from this batch.
+    pub(super) fn is_shown(&self) -> bool {
+        self.header.within != 0
+    }
+
     /// Whether no event of ours may cite it.
     fn is_without_effect(&self) -> bool {
         self.is(EventFlags::REJECTED) || self.is(EventFlags::SOFT_FAILED) || self.is(EventFlags::OUTLIER)

@@ -34,7 +34,8 @@ impl Group<'_> {
         self.put(cache, number, &header, &placing, None);
         if is_accepted {
             self.close_other_gap(cache, (number, placing.event.event_id()), filled).await?;
-            self.redact(cache, number, &placing).await?;
+            // Who fills a gap sees to what is missing in front of what was fetched.
+            drop(self.redact(cache, number, &placing).await?);
         }
         Ok(number)
     }

@@ -4,7 +4,7 @@
 use hearth_core::{Event, PowerLevels, redact};
 use hearth_ports::Table;
 use hearth_store::{
-    EventNote, EventNumber, LoadError, LogEntry, StateVersion,
+    EventNote, EventNumber, LoadError, LogEntry, PositionIndex, StateVersion,
     tables::{self, EventFlags, EventHeader, HeldRow, TimelineRow},
 };
 use ruma::OwnedEventId;
@@ -64,19 +64,20 @@ impl Group<'_> {
         Ok(if is_done { Redacting::Nothing } else { Redacting::Event(number) })
     }
 
-    /// Lets the event redact what it redacts, and be redacted by what waits for it.
+    /// Lets the event redact what it redacts, and be redacted by what waits for it. Returns the redactions that have waited
+    /// and are shown now, and where.
     pub(super) async fn redact(
         &mut self,
         cache: &mut RoomCache,
         number: EventNumber,
         placing: &Placing,
-    ) -> Result<(), LoadError> {
+    ) -> Result<Vec<(EventNumber, PositionIndex)>, LoadError> {
         if let Redacting::Event(target) = &placing.redacting {
             self.redact_target(cache, number, *target).await?;
         }
         // For an event of ours nothing can have waited: we have just named it.
         if placing.origin.is_none() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         if let Redacting::Held(Some(target)) = &placing.redacting {
             let mut held = self.held_for(cache, target.as_str()).await?;
@@ -116,10 +117,11 @@ impl Group<'_> {
         cache: &mut RoomCache,
         target: EventNumber,
         event: &Event,
-    ) -> Result<(), LoadError> {
+    ) -> Result<Vec<(EventNumber, PositionIndex)>, LoadError> {
         let held = self.held_for(cache, event.event_id().as_str()).await?;
+        let mut shown = Vec::new();
         if held.is_empty() {
-            return Ok(());
+            return Ok(shown);
         }
         self.held.insert(event.event_id().to_string(), Vec::new());
         for redaction in held {
@@ -128,13 +130,19 @@ impl Group<'_> {
                 continue;
             }
             self.redact_target(cache, redaction, target).await?;
-            self.show_redaction(cache, redaction, known, target);
+            shown.push((redaction, self.show_redaction(cache, redaction, known, target)));
         }
-        Ok(())
+        Ok(shown)
     }
 
     /// A redaction that has waited gets its place in the timeline.
-    fn show_redaction(&mut self, cache: &RoomCache, number: EventNumber, known: Known, target: EventNumber) {
+    fn show_redaction(
+        &mut self,
+        cache: &RoomCache,
+        number: EventNumber,
+        known: Known,
+        target: EventNumber,
+    ) -> PositionIndex {
         let position = self.write.position();
         let flags = known.header.flags.without(EventFlags::HELD);
         let header = EventHeader { flags, within: u32::MAX, redacts: Some(target), ..known.header };
@@ -144,6 +152,7 @@ impl Group<'_> {
         let note = EventNote { room: cache.number, event: Some(number), member: None };
         self.write.log(position, LogEntry::Event(note));
         self.last = Some(position);
+        position
     }
 
     /// Stores an event in another form, at the place that it has.

@@ -183,6 +183,75 @@ async fn a_newcomer_brings_no_made_up_past_with_them() {
     scene.world.check().await;
 }
 
+/// What is missing in front of something that nobody is shown is missing in front of what comes next, of theirs or of ours.
+#[tokio::test]
+async fn there_is_a_gap_behind_what_is_hidden() {
+    for is_ours in [false, true] {
+        let scene = Scene::new(V).await;
+        let room = scene.world.number(&scene.room_id).await;
+        let target = scene.go_on(&Act::say(BOB, "to be redacted"));
+        let redaction = scene.go_on(&Act::redact(BOB, target.event_id()));
+        scene.script.refused.lock().insert("missing_events");
+        scene.take(&redaction).await;
+        assert!(!scene.is_shown(&redaction).await);
+        match is_ours {
+            true => drop(scene.world.say(&scene.room_id, "alice", "next").await.unwrap()),
+            false => scene.take(&scene.go_on(&Act::say(CARL, "next"))).await,
+        }
+        assert_eq!(gaps(&scene, room).await, [[target.event_id().to_string()]], "{is_ours}");
+        scene.world.check().await;
+        // What follows is behind no gap of its own.
+        scene.world.say(&scene.room_id, "alice", "and on").await.unwrap();
+        assert_eq!(gaps(&scene, room).await.len(), 1);
+        scene.take(&target).await;
+        assert!(scene.stored(&target).await.unwrap().header.flags.has(EventFlags::REDACTED));
+        assert!(scene.is_shown(&redaction).await && gaps(&scene, room).await.is_empty());
+        scene.world.check().await;
+    }
+}
+
+/// A redaction that nothing follows yet, before which more is missing than its target.
+#[tokio::test]
+async fn there_is_a_gap_before_a_redaction_that_has_waited() {
+    let scene = Scene::new(V).await;
+    let room = scene.world.number(&scene.room_id).await;
+    let base = scene.room().last();
+    let target = scene.room().make(&[&base], &Act::say(BOB, "to be redacted"));
+    let other = scene.room().make(&[&base], &Act::say(CARL, "aside"));
+    let redaction = scene.room().make(&[target.event_id(), other.event_id()], &Act::redact(BOB, target.event_id()));
+    scene.script.refused.lock().insert("missing_events");
+    scene.take(&redaction).await;
+    assert!(gaps(&scene, room).await.is_empty());
+    scene.take(&target).await;
+    assert!(scene.is_shown(&redaction).await);
+    assert_eq!(gaps(&scene, room).await, [[other.event_id().to_string()]]);
+    scene.world.check().await;
+    scene.take(&other).await;
+    assert!(gaps(&scene, room).await.is_empty());
+    scene.world.check().await;
+}
+
+/// The event next to the gap is soft-failed, and somebody else goes on behind it.
+#[tokio::test]
+async fn there_is_a_gap_behind_what_is_soft_failed() {
+    let scene = Scene::new(V).await;
+    let room = scene.world.number(&scene.room_id).await;
+    let base = scene.room().last();
+    alice_does(&scene, MemberAction::Ban, CARL).await;
+    let kept_back = scene.room().make(&[&base], &Act::say(CARL, "kept back"));
+    let told = scene.room().make(&[kept_back.event_id()], &Act::say(CARL, "still here"));
+    let after = scene.room().make(&[told.event_id()], &Act::say(CARL, "and on"));
+    scene.script.refused.lock().insert("missing_events");
+    scene.take(&told).await;
+    scene.take(&after).await;
+    assert!(gaps(&scene, room).await.is_empty(), "nothing of it is shown");
+    let last = scene.room().make(&[after.event_id()], &Act::say(DAN, "hi"));
+    scene.take(&last).await;
+    assert!(scene.is_shown(&last).await);
+    assert_eq!(gaps(&scene, room).await, [[kept_back.event_id().to_string()]]);
+    scene.world.check().await;
+}
+
 /// What lies before a gap is fetched when somebody reads it, not because something new rests on it.
 #[tokio::test]
 async fn nothing_is_asked_for_that_is_older_than_the_first_gap() {
