@@ -7,7 +7,7 @@ use hearth_store::{
     StateVersion, UserNumber,
     tables::{self, CurrentStateRow, Head, Membership, MembershipRow, StateKeyRow},
 };
-use ruma::{OwnedUserId, UserId};
+use ruma::{OwnedUserId, ServerName, UserId};
 
 use super::{Group, PlaceError, Placing, membership_of};
 use crate::cache::{Entry, InForce, RoomCache};
@@ -146,14 +146,19 @@ impl Group<'_> {
         let (was, is) = (was == Some(Membership::Join), is == Some(Membership::Join));
         let Some(user) = <&UserId>::try_from(user).ok().filter(|_| was != is) else { return Ok(()) };
         let server = user.server_name();
-        let before = match self.servers.get(server) {
-            Some(joined) => *joined,
-            None if cache.head_bytes.is_none() => 0,
-            None => self.writer.store.joined_from(cache.number, server).await?,
-        };
+        let before = self.joined_from(cache, server).await?;
         let joined = if is { before + 1 } else { before.saturating_sub(1) };
         self.servers.insert(server.to_owned(), joined);
         Ok(())
+    }
+
+    /// How many users of a server are joined.
+    pub(crate) async fn joined_from(&self, cache: &RoomCache, server: &ServerName) -> Result<u32, LoadError> {
+        match self.servers.get(server) {
+            Some(joined) => Ok(*joined),
+            None if cache.head_bytes.is_none() => Ok(0),
+            None => self.writer.store.joined_from(cache.number, server).await,
+        }
     }
 
     async fn pair_of(&self, cache: &RoomCache, number: StateKeyNumber) -> Result<(Box<str>, Box<str>), LoadError> {

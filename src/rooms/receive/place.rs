@@ -46,7 +46,8 @@ impl Arriving {
     }
 }
 
-/// What became of an event; it is stored.
+/// What became of an event. It is stored, but for one that is rejected and was brought by a server that has no more to do with
+/// the room than its sender's has.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     /// It is part of the room, or stored for others to rest on.
@@ -59,7 +60,7 @@ pub(crate) enum Outcome {
 
 impl Rooms {
     /// Puts one signed event into a room that this server is in, behind previous events that are all here. `relay`: it
-    /// is accepted through us, so that we send it on. Whatever the outcome, the event is stored.
+    /// is accepted through us, so that we send it on.
     pub(crate) async fn append_received(
         &self,
         room: RoomNumber,
@@ -193,6 +194,9 @@ impl Writer {
         };
         let (by_cited, auths) = (cited.check(event), cited.numbers);
         if matches!(arriving.place, Place::Outlier) {
+            if by_cited.is_err() && number.is_none() && group.is_of_strangers(cache, arriving).await? {
+                return Ok(Ok(by_cited.map_or_else(Outcome::Rejected, |()| Outcome::Accepted)));
+            }
             let event = event.clone().with_rejected(by_cited.is_err());
             group.put_outlier(cache, event, auths, arriving.origin.as_ref());
             return Ok(Ok(by_cited.map_or_else(Outcome::Rejected, |()| Outcome::Accepted)));
@@ -217,11 +221,12 @@ impl Writer {
             Outcome::Accepted if !self.is_recommended(cache, event).await? => Outcome::SoftFailed,
             outcome => outcome,
         };
-        let verdict = match &outcome {
-            Outcome::Accepted => Verdict::Accepted,
-            Outcome::SoftFailed => Verdict::SoftFailed,
-            Outcome::Rejected(_) => Verdict::Rejected,
-        };
+        let verdict = verdict_of(&outcome);
+        // Nobody who is well cites it. If somebody who is in the room does, it is fetched from them, and kept.
+        if verdict == Verdict::Rejected && number.is_none() && group.is_of_strangers(cache, arriving).await? {
+            note(arriving, &outcome);
+            return Ok(Ok(outcome));
+        }
         let redacting = match verdict {
             Verdict::Accepted => group.redacting_of(cache, event, state).await?,
             Verdict::SoftFailed | Verdict::Rejected => Redacting::Nothing,
@@ -321,6 +326,16 @@ impl Writer {
     }
 }
 
+impl Group<'_> {
+    /// Whether neither the server that brings the event nor its sender's has anybody in the room: whoever likes could have us
+    /// keep as much as they like.
+    async fn is_of_strangers(&self, cache: &RoomCache, arriving: &Arriving) -> Result<bool, LoadError> {
+        let Some(origin) = &arriving.origin else { return Ok(false) };
+        Ok(self.joined_from(cache, origin).await? == 0
+            && self.joined_from(cache, arriving.event.sender().server_name()).await? == 0)
+    }
+}
+
 /// What an event cites as authorising.
 pub(crate) struct Cited {
     /// Those of its auth events that are of this room.
@@ -348,6 +363,14 @@ pub(crate) struct Before {
     pub(crate) state: StateVersion,
     pub(crate) prevs: Vec<EventNumber>,
     pub(crate) missing: Vec<OwnedEventId>,
+}
+
+fn verdict_of(outcome: &Outcome) -> Verdict {
+    match outcome {
+        Outcome::Accepted => Verdict::Accepted,
+        Outcome::SoftFailed => Verdict::SoftFailed,
+        Outcome::Rejected(_) => Verdict::Rejected,
+    }
 }
 
 fn outcome_of(known: &Known) -> Outcome {

@@ -129,6 +129,23 @@ async fn what_the_rules_refuse_has_no_effect() {
     scene.world.check().await;
 }
 
+/// What strangers send and the rules refuse is not kept, unless somebody who is in the room cites it.
+#[tokio::test]
+async fn what_strangers_may_not_send_is_not_kept() {
+    let scene = Scene::new(V).await;
+    let refused = scene.go_on(&Act::say("@mallory:four", "flood"));
+    let bytes = vec![refused.json().clone()];
+    let received = scene.world.rooms.receive(server_name!("four"), &scene.room_id, bytes).await.remove(0);
+    assert!(matches!(received.result, Err(ReceiveError::Rejected(_))), "{received:?}");
+    assert!(scene.stored(&refused).await.is_none());
+    let behind = scene.go_on(&Act::say(BOB, "behind it"));
+    scene.take(&behind).await;
+    assert!(scene.stored(&refused).await.unwrap().header.flags.has(EventFlags::REJECTED));
+    assert!(scene.is_shown(&behind).await && !scene.is_shown(&refused).await);
+    assert_eq!(scene.extremities().await, ids(&[&behind]));
+    scene.world.check().await;
+}
+
 #[tokio::test]
 async fn who_was_banned_does_not_get_around_it() {
     let scene = Scene::new(V).await;
