@@ -74,7 +74,8 @@ pub(crate) fn step(world: &Arc<World>, random: &mut StdRng) {
     let person = random.random_range(0..world.people.len());
     if rooms == 0 || random.random_bool(0.02) {
         let person = honest(world, person);
-        tokio::spawn(create(Arc::clone(world), person, random.random_range(1..=12), random.random_bool(0.8)));
+        let (version, public) = (world.plan.version_for(random.random_range(1..=12)), random.random_bool(0.8));
+        tokio::spawn(create(Arc::clone(world), person, version, public));
         return;
     }
     let target = random.random_range(0..world.people.len());
@@ -205,7 +206,7 @@ async fn act(world: Arc<World>, person: usize, room_index: usize, deed: Deed, ta
             person.ask(Method::POST, &format!("{path}/receipt/m.read/{}", quote(event)), &json!({})).await
         }
         Deed::PageBack => page_back(person, &path).await,
-        Deed::Upgrade(version) => upgrade(&world, person, &path, version).await,
+        Deed::Upgrade(drawn) => upgrade(&world, person, &path, world.plan.version_for(drawn)).await,
         Deed::Restrict(knocks) => restrict(&world, person, &room, &path, knocks, luck).await,
         Deed::Rename => rename(&world, person, &room.id).await,
     };

@@ -344,9 +344,11 @@ fn compare(
         let membership = own(told);
         let is_join = membership == Some(Membership::Join);
         let is_anew = matches!(membership, Some(Membership::Join | Membership::Invite | Membership::Knock));
-        if is_anew && !told.continues {
+        if is_anew && !(told.continues && is_joined) {
             // What lies before was after a membership that lost where branches met: there is no event of that. Of what
-            // came then some may be shown, as it stands just before they came in again.
+            // came then some may be shown, as it stands just before they came in again. In a room of version 1 what put
+            // them out may lose in its turn, before their server comes back: then what brings them in continues a stay that
+            // was over for them.
             (gap, fault) = (None, None);
         }
         if (is_joined || is_join)

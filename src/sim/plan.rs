@@ -34,6 +34,8 @@ pub struct Plan {
     pub lies: Lies,
     /// People also do what is rarer: they upgrade rooms, and open them to those of other rooms.
     pub is_wide: bool,
+    /// The version that all rooms have; `None`: any.
+    pub version: Option<u8>,
     /// Memberships are left out of the answer to a join where there are so many.
     pub omitted_members_min: usize,
 }
@@ -71,6 +73,7 @@ impl Plan {
             timeline_limit: [2, 10, 50][random.random_range(0..3)],
             lies: Lies::None,
             is_wide: false,
+            version: None,
             omitted_members_min: RoomsSettings::default().omitted_members_min,
         }
     }
@@ -80,6 +83,16 @@ impl Plan {
         let mut random = StdRng::seed_from_u64(seed ^ 0x7769_6465);
         let omitted_members_min = [2, 4, 100][random.random_range(0..3)];
         Self { users: random.random_range(2..=3), is_wide: true, omitted_members_min, ..Self::of(seed) }
+    }
+
+    /// The same in rooms of version 1, in which state goes back to what it was more often than one would like.
+    pub fn old(seed: u64) -> Self {
+        Self { version: Some(1), ..Self::wide(seed) }
+    }
+
+    /// The version of a room for which this one was drawn.
+    pub(crate) fn version_for(&self, drawn: u8) -> u8 {
+        self.version.unwrap_or(drawn)
     }
 
     /// The plan of a seed, with a server that lies.

@@ -51,7 +51,7 @@ pub async fn run(plan: Plan) -> Outcome {
     for _ in 0..world.plan.rooms {
         let (person, version) = (random.random_range(0..world.people.len()), random.random_range(1..=12));
         let person = actions::honest(&world, person);
-        actions::create(Arc::clone(&world), person, version, true).await;
+        actions::create(Arc::clone(&world), person, world.plan.version_for(version), true).await;
     }
     for _ in 0..world.plan.steps {
         actions::step(&world, &mut random);

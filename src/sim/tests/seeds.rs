@@ -1,6 +1,7 @@
 //! Seeds. `HEARTH_SIM_SEEDS=0..1000 cargo test -p hearth-sim --test seeds -- --nocapture many` runs as many as wanted
-//! (`a_liar` in place of `many`: with a server that lies; `wide`: with rarer deeds, and joins without members); with `HEARTH_SIM_LOUD=1` everything is shown as it happens,
-//! with the bodies of requests and the servers' logs.
+//! (in place of `many`, `a_liar`: with a server that lies; `wide`: with rarer deeds, and joins without members; `old`: the
+//! same in rooms of version 1); with `HEARTH_SIM_LOUD=1` everything is shown as it happens, with the bodies of requests and
+//! the servers' logs.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
@@ -26,7 +27,7 @@ type Mended = (fn(u64) -> Plan, u64, &'static str);
 
 /// Seeds that failed once, and what they found. What a seed leads to depends on every request that servers make: a seed
 /// may come to mean something else. The stories of the crates say the same for good.
-const MENDED: [Mended; 27] = [
+const MENDED: [Mended; 28] = [
     (Plan::of, 176, "who came back through a server that had not heard of the leave was out, and nobody said so"),
     (Plan::of, 262, "who came in by join rules that had changed elsewhere was out, and nobody said so"),
     (Plan::of, 518, "history that came by two ways at once was said to be missing"),
@@ -64,6 +65,7 @@ const MENDED: [Mended; 27] = [
     ),
     (Plan::wide, 70314, "in version 1 a join was refused for good for a state that was a guess"),
     (Plan::with_a_liar, 30093, "who left and was invited between two syncs is told of the invite: no fault"),
+    (Plan::with_a_liar, 82835, "an invite that had ended came back when its request was repeated"),
     (Plan::with_a_liar, 141, "the liar's first message, which cites what it should, was taken for a lie: no fault"),
     (Plan::with_a_liar, 483, "who was banned where nobody had heard of the join was not told that they were out"),
 ];
@@ -107,6 +109,7 @@ fn simulate(plan: Plan) -> Outcome {
 fn attempt(plan: Plan) -> Result<Outcome, String> {
     let seed = plan.seed;
     let name = match plan.lies {
+        Lies::None if plan.version.is_some() => "old",
         Lies::None if plan.is_wide => "wide",
         Lies::None => "many",
         Lies::OfEvents | Lies::OfState => "a_liar",
@@ -192,6 +195,11 @@ fn many() {
 #[test]
 fn wide() {
     assert_none(&attempt_all(seeds().unwrap_or(SEEDS), seeds().is_some(), Plan::wide));
+}
+
+#[test]
+fn old() {
+    assert_none(&attempt_all(seeds().unwrap_or(SEEDS), seeds().is_some(), Plan::old));
 }
 
 #[test]
