@@ -375,9 +375,10 @@ impl Live {
     }
 
     fn apply_member(&self, note: &MemberNote, position: Position, woken: &mut Vec<Arc<Core>>) {
-        if let Some(core) = self.core(note.user) {
-            self.set_membership(&core, note.room, note.membership, position);
-            woken.push(core);
+        // Held until it is done: a sweep in between could let go of the user, who comes back with another core.
+        if let Some(user) = self.user(note.user) {
+            self.set_membership(&user.core, note.room, note.membership, position);
+            woken.push(user.core.clone());
         }
     }
 
@@ -425,7 +426,11 @@ impl Live {
     }
 
     fn core(&self, user: UserNumber) -> Option<Arc<Core>> {
-        Some(self.users_of(user).lock().get(&user)?.user.core.clone())
+        Some(self.user(user)?.core.clone())
+    }
+
+    fn user(&self, user: UserNumber) -> Option<Arc<UserLive>> {
+        Some(self.users_of(user).lock().get(&user)?.user.clone())
     }
 
     fn lane(&self, partition: Partition) -> &Lane {
