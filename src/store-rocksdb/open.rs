@@ -9,6 +9,8 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use hearth_ports::{Heads, Partition, Position};
@@ -26,7 +28,9 @@ const LOCK_FILE: &str = "hearth.lock";
 /// The file every RocksDB database has.
 const CURRENT_FILE: &str = "CURRENT";
 /// Beside a running server files may vanish between listing and opening them; the next listing is newer.
-const READ_ONLY_ATTEMPTS: usize = 10;
+const READ_ONLY_ATTEMPTS: u32 = 10;
+/// After the first attempt, growing with each: what disturbed it, a file that was written out, is over soon.
+const READ_ONLY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a store was not opened. Nothing has been changed.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +113,7 @@ pub(crate) fn open_read_only(path: &Path, options: &Options) -> Result<Shared, O
         if attempt == READ_ONLY_ATTEMPTS {
             return Err(error);
         }
+        thread::sleep(attempt * READ_ONLY_PAUSE);
     }
 }
 
