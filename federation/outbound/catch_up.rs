@@ -10,7 +10,7 @@ use hearth_store::{
 };
 use ruma::ServerName;
 
-use super::{Outbound, ephemeral::ReceiptNews, transaction::Parts};
+use super::{Outbound, ephemeral::ReceiptNews, transaction::Parts, unless_corrupt};
 
 /// Rooms looked at in one step.
 const ROOMS_AT_ONCE: usize = 256;
@@ -81,10 +81,10 @@ impl Outbound {
             let from = catch_up.from.at(room.partition());
             let Some(head) = head.filter(|head| !head.loading && !head.purged) else { continue };
             let newest = match head.position > from.0 {
-                true => self.newest(server, *room, &head, from).await?,
+                true => unless_corrupt(self.newest(server, *room, &head, from).await)?,
                 false => Vec::new(),
             };
-            let read = self.missed_receipts(*room, from).await?;
+            let read = unless_corrupt(self.missed_receipts(*room, from).await)?;
             let mut sent = catch_up.next.filter(|next| next.room == *room).and_then(|next| next.sent);
             if !receipts.is_empty() && receipts.len() + read.len() > RECEIPTS_AT_ONCE {
                 return Ok(Missed { receipts, progress: Progress::At(Place { room: *room, sent }) });

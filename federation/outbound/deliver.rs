@@ -18,6 +18,7 @@ use super::{
     rows,
     targets::in_parting,
     transaction::{PDUS_MAX, Parts, Transaction, is_sendable_pdu, refused_events, sendable_edu},
+    unless_corrupt,
 };
 
 /// How long an answer is waited for at most. The way out has its own time-outs, which should be shorter; a server that
@@ -102,7 +103,12 @@ impl Outbound {
         let (mut taken, mut unsendable) = (Vec::new(), Vec::new());
         for (key, row) in rows::queued(&self.parts.store, server, PDUS_MAX).await? {
             let has_place = match row {
-                QueuedRow::Edu { json } => match sendable_edu(json) {
+                Err(error) => {
+                    tracing::error!(%server, %error, "what is queued is damaged: dropped");
+                    unsendable.push(key.clone());
+                    true
+                }
+                Ok(QueuedRow::Edu { json }) => match sendable_edu(json) {
                     Ok(json) => parts.push_edu(json).is_ok(),
                     Err(error) => {
                         tracing::warn!(%server, %error, "what is queued cannot be sent: dropped");
@@ -110,7 +116,7 @@ impl Outbound {
                         true
                     }
                 },
-                QueuedRow::Event { room, event } => {
+                Ok(QueuedRow::Event { room, event }) => {
                     self.parting_pdu(server, room, event).await?.is_none_or(|pdu| parts.push_pdu(pdu))
                 }
             };
@@ -136,9 +142,9 @@ impl Outbound {
         Some(parts.into_transaction(&self.parts.server_name, self.parts.clock.now_ms(), count))
     }
 
-    /// An event as other servers get it; `None`: it is no longer stored, or cannot be sent.
+    /// An event as other servers get it; `None`: it is no longer stored, is damaged, or cannot be sent.
     pub(super) async fn pdu(&self, room: RoomNumber, event: EventNumber) -> Result<Option<Bytes>, LoadError> {
-        let stored = self.parts.store.event(room, event).await?;
+        let stored = unless_corrupt(self.parts.store.event(room, event).await)?;
         Ok(stored.and_then(|stored| self.if_sendable(room, &stored, stored.event.json().clone())))
     }
 
@@ -164,7 +170,7 @@ impl Outbound {
         room: RoomNumber,
         event: EventNumber,
     ) -> Result<Option<Bytes>, LoadError> {
-        let stored = self.parts.store.event(room, event).await?;
+        let stored = unless_corrupt(self.parts.store.event(room, event).await)?;
         Ok(stored.and_then(|stored| self.if_sendable(room, &stored, in_parting(&stored, server))))
     }
 

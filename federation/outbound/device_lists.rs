@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use hearth_store::{
-    LoadError, MemberNote, Position, RoomNumber, StoredEvent, Unavailable, UserNumber,
+    Corrupt, LoadError, MemberNote, Position, RoomNumber, StoredEvent, Unavailable, UserNumber,
     tables::{Membership, MembershipRow},
 };
 use hearth_users::{Fault, keys::ToldDevice};
@@ -252,5 +252,8 @@ impl Outbound {
 
 /// What a service says of the store.
 fn as_load_error(fault: Fault) -> LoadError {
-    Unavailable(fault.to_string()).into()
+    match fault {
+        Fault::Unavailable(reason) => Unavailable(reason).into(),
+        Fault::Broken(reason) => Corrupt { what: "what is known of a user", reason }.into(),
+    }
 }

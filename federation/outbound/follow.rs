@@ -1,13 +1,13 @@
 //! Reading the log: which servers must hear of what.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{Arc, Weak},
 };
 
 use hearth_store::{
-    CommitError, Cursor, EventNote, LoadError, LogEntry, Position, Positions, RoomNumber, Store, StoredEvent,
-    tables::QueuedRow,
+    CommitError, Cursor, EventNote, LoadError, LogEntry, Partition, Position, Positions, RoomNumber, Store,
+    StoredEvent, tables::QueuedRow,
 };
 
 use super::{
@@ -31,7 +31,25 @@ pub(super) struct Reader {
     cursor: Cursor,
     /// When the cursor was stored, in milliseconds since the Unix epoch.
     saved_ms: u64,
+    /// The page behind `read`, if the store failed before all of it was dealt with.
+    broken_off: Option<BrokenOff>,
 }
+
+/// A page of the log of which some was queued: that is not queued again.
+struct BrokenOff {
+    page: Arc<Page>,
+    passed: HashSet<Place>,
+}
+
+impl BrokenOff {
+    /// A page behind these positions, of which nothing was looked at.
+    fn at(read: &Positions) -> Self {
+        Self { page: Arc::new(Page { after: read.clone() }), passed: HashSet::new() }
+    }
+}
+
+/// An entry of the log: its partition and position, and how many entries of the page there have them before it.
+type Place = (Partition, Position, usize);
 
 impl Reader {
     /// Goes on where the last process was. A server that begins to federate begins with what happens from now on: nobody
@@ -42,7 +60,7 @@ impl Reader {
             let now = store.live().positions();
             cursor = store.advance_cursor(&cursor, &now).await.map_err(as_load_error)?;
         }
-        Ok(Self { read: cursor.positions.clone(), cursor, saved_ms: 0 })
+        Ok(Self { read: cursor.positions.clone(), cursor, saved_ms: 0, broken_off: None })
     }
 
     pub(super) fn read(&self) -> &Positions {
@@ -84,6 +102,20 @@ impl Pages {
     }
 }
 
+/// Entries, each with its place. Those of one position are of one batch, and stand together.
+fn places(entries: &[(Partition, Position, LogEntry)]) -> impl Iterator<Item = (Place, &LogEntry)> {
+    let mut last: Option<Place> = None;
+    entries.iter().map(move |(partition, position, entry)| {
+        let nth = match last {
+            Some((of, at, nth)) if (of, at) == (*partition, *position) => nth + 1,
+            _ => 0,
+        };
+        let place = (*partition, *position, nth);
+        last = Some(place);
+        (place, entry)
+    })
+}
+
 impl Outbound {
     /// Reads a page of the log and queues what other servers must hear of. Whether there may be more.
     pub(super) async fn follow(self: &Arc<Self>) -> Result<bool, LoadError> {
@@ -92,17 +124,45 @@ impl Outbound {
         if log.next == reader.read {
             return Ok(false);
         }
-        let page = Arc::new(Page { after: reader.read.clone() });
+        let begun = reader.broken_off.take();
+        let mut begun = begun.unwrap_or_else(|| BrokenOff::at(&reader.read));
         // What was queued in rows is known first, so that a room key does not come behind its message.
         let (queued, others): (Vec<_>, Vec<_>) =
-            log.entries.iter().partition(|(.., entry)| matches!(entry, LogEntry::Queued { .. }));
-        for (_, position, entry) in queued.into_iter().chain(others) {
-            self.pass_on(&page, *position, entry).await?;
+            places(&log.entries).partition(|(_, entry)| matches!(entry, LogEntry::Queued { .. }));
+        let entries = queued.into_iter().chain(others);
+        if let Err(error) = self.pass_on_all(&mut begun, entries).await {
+            reader.broken_off = Some(begun);
+            return Err(error);
         }
+        let BrokenOff { page, .. } = begun;
         reader.read = log.next.clone();
         self.read.lock().clone_from(&log.next);
         self.pages.lock().close(page, log.next);
         Ok(log.entries.len() >= PAGE_ENTRIES)
+    }
+
+    /// Passes on what of a page was not before. What is damaged is passed over: it gets no better by being read again, and
+    /// the rest must not wait for it.
+    async fn pass_on_all<'a>(
+        self: &Arc<Self>,
+        begun: &mut BrokenOff,
+        entries: impl Iterator<Item = (Place, &'a LogEntry)>,
+    ) -> Result<(), LoadError> {
+        for (place, entry) in entries {
+            if begun.passed.contains(&place) {
+                continue;
+            }
+            let (partition, position, _) = place;
+            match self.pass_on(&begun.page, position, entry).await {
+                Ok(()) => {}
+                Err(LoadError::Corrupt(error)) => {
+                    tracing::error!(?partition, ?position, %error, "other servers are not told of what is damaged");
+                }
+                Err(error @ LoadError::Unavailable(_)) => return Err(error),
+            }
+            begun.passed.insert(place);
+        }
+        Ok(())
     }
 
     async fn pass_on(self: &Arc<Self>, page: &Arc<Page>, at: Position, entry: &LogEntry) -> Result<(), LoadError> {

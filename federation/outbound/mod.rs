@@ -36,7 +36,9 @@ use std::{
 };
 
 use hearth_ports::{Clock, Entropy};
-use hearth_store::{CommitError, EventNumber, LoadError, Positions, RoomNumber, Store, Unavailable, tables::QueuedRow};
+use hearth_store::{
+    CommitError, Corrupt, EventNumber, LoadError, Positions, RoomNumber, Store, Unavailable, tables::QueuedRow,
+};
 use hearth_users::Users;
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, ServerName};
@@ -367,10 +369,22 @@ impl Outbound {
     }
 }
 
-/// A commit that failed, where only the store can be to blame.
+/// A commit that failed, where only the store can be to blame. What cannot be written will never be.
 fn as_load_error(error: CommitError) -> LoadError {
     match error {
         CommitError::Unavailable(error) => error.into(),
-        CommitError::Conflict | CommitError::Malformed(_) => Unavailable(error.to_string()).into(),
+        CommitError::Conflict => Unavailable(error.to_string()).into(),
+        CommitError::Malformed(_) => Corrupt { what: "batch", reason: error.to_string() }.into(),
+    }
+}
+
+/// What was loaded; nothing, where it is damaged: it gets no better by being read again, and the rest must not wait for it.
+fn unless_corrupt<T: Default>(loaded: Result<T, LoadError>) -> Result<T, LoadError> {
+    match loaded {
+        Err(LoadError::Corrupt(error)) => {
+            tracing::error!(%error, "what is damaged is not sent");
+            Ok(T::default())
+        }
+        loaded => loaded,
     }
 }

@@ -2,7 +2,7 @@
 
 use hearth_ports::{Heads, Key, KeyRange, Page, Partition, Position, Table};
 use hearth_store::{
-    CommitError, LoadError, Positions, Store, Write, decode, encode,
+    CommitError, Corrupt, LoadError, Positions, Store, Write, decode, encode,
     tables::{
         DestinationRow, QueuedRow, all_queued_prefix, destination_key, destination_prefix, queued_key,
         queued_position_offset, queued_prefix, queued_server, server_partition,
@@ -66,15 +66,15 @@ pub(super) async fn queued_servers(store: &Store) -> Result<Vec<OwnedServerName>
     Ok(found)
 }
 
-/// The oldest of what is queued for a server.
+/// The oldest of what is queued for a server; each row may be damaged.
 pub(super) async fn queued(
     store: &Store,
     server: &ServerName,
     rows_max: usize,
-) -> Result<Vec<(Key, QueuedRow)>, LoadError> {
+) -> Result<Vec<(Key, Result<QueuedRow, Corrupt>)>, LoadError> {
     let range = KeyRange::prefix(queued_prefix(server));
     let rows = store.scan_all(Table::Fd, range, rows_max, false).await?;
-    rows.into_iter().map(|row| Ok((row.key, decode(&row.value)?))).collect()
+    Ok(rows.into_iter().map(|row| (row.key, decode(&row.value))).collect())
 }
 
 /// The next of what is queued for a server, oldest first, behind this key. Empty: that was all.

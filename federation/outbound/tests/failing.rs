@@ -1,6 +1,31 @@
 //! Servers that are not reached.
 
+use hearth_store::tables::event_key;
+
 use super::*;
+
+/// An event that the store cannot read, for whatever reason.
+#[tokio::test(start_paused = true)]
+async fn what_is_damaged_keeps_nothing_else_from_being_told() {
+    let w = World::new().await;
+    let damaged = w.room(&["@bob:far.test"]).await;
+    let other = w.room(&["@bob:far.test"]).await;
+    w.settle().await;
+    w.script.take("far.test");
+    w.say(&other, "@alice:hearth.test", "before").await;
+    let event = w.say(&damaged, "@alice:hearth.test", "lost").await;
+    let room = w.number(&damaged).await;
+    let number = w.store.event_by_id(room, &event).await.unwrap().unwrap().number;
+    w.say(&other, "@alice:hearth.test", "after").await;
+    let mut write = Write::new(room.partition());
+    write.put_bytes(Table::Ev, event_key(room, number), b"garbage".to_vec());
+    w.store.commit(write).await.unwrap();
+    w.store.forget_event(room, number);
+    w.settle().await;
+    w.pass_ms(5_000).await;
+    assert_eq!(w.script.texts("far.test"), ["before", "after"], "each once");
+    assert_eq!(w.outbound.pdu(room, number).await.unwrap(), None, "nor when it is to be sent");
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_transaction_is_repeated_as_it_was_after_longer_and_longer() {
