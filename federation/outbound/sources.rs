@@ -139,13 +139,16 @@ impl Outbound {
         if self.parts.users.serial() == since {
             return;
         }
-        let mut updates = self.parts.users.presence_since(since);
-        updates.truncate(PRESENCES_AT_ONCE);
-        for update in updates {
+        let updates = self.parts.users.presence_since(since);
+        let Some(last) = updates.last().map(|update| update.serial) else { return };
+        // Others' users, of whom there may be very many, are not ours to tell of: they must not keep ours waiting.
+        let mut ours = updates.into_iter().filter(|update| self.parts.users.is_local(&update.user_id));
+        for update in ours.by_ref().take(PRESENCES_AT_ONCE) {
             self.watched.lock().presence_serial = update.serial;
-            if self.parts.users.is_local(&update.user_id) {
-                self.tell_presence_of(update.user_id, update.user, update.presence).await;
-            }
+            self.tell_presence_of(update.user_id, update.user, update.presence).await;
+        }
+        if ours.next().is_none() {
+            self.watched.lock().presence_serial = last;
         }
     }
 

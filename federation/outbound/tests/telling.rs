@@ -82,6 +82,28 @@ async fn presence_is_told_to_those_who_share_a_room() {
     assert!(w.script.take("far.test").is_empty(), "told once");
 }
 
+/// In a large room more users of others come and go than are told of at once.
+#[tokio::test(start_paused = true)]
+async fn ours_are_told_of_however_many_others_come_and_go() {
+    let w = World::new().await;
+    let others: Vec<String> = (0..60).map(|nth| format!("@u{nth}:far.test")).collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    let room = w.room(&others).await;
+    w.say(&room, "@alice:hearth.test", "hello").await;
+    w.settle().await;
+    w.pass_ms(1_000).await;
+    w.pass_ms(1_000).await;
+    w.script.forget(&["far.test"]);
+    for other in others {
+        w.users.set_presence(&user(other), PresenceState::Online, None).await.unwrap();
+    }
+    w.users.set_presence(&user("@alice:hearth.test"), PresenceState::Online, None).await.unwrap();
+    w.pass_ms(1_000).await;
+    let told = contents(&w.script.take("far.test"), "m.presence");
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0]["push"][0]["user_id"], "@alice:hearth.test");
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_stays_is_told_of_again_before_others_take_them_for_gone() {
     let w = World::new().await;
