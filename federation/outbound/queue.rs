@@ -395,19 +395,25 @@ impl Queue {
         let before = self.failing.take();
         let failures = before.as_ref().map_or(0, |failing| failing.failures);
         let failures = failures.saturating_add(1);
-        let pause_ms = pause_ms(failures, random).max(wished_pause_ms(error));
+        let wait_ms = pause_ms(failures, random).max(wished_pause_ms(error));
         self.failing = Some(Failing {
             since_ms: before.map_or(now_ms, |failing| failing.since_ms),
-            retry_at_ms: now_ms.saturating_add(pause_ms),
+            retry_at_ms: now_ms.saturating_add(wait_ms),
             failures,
             last_error: short(&error.to_string()),
         });
-        match error {
+        let gave_up = match error {
             PeerError::Refused { status: 413, .. } => self.refused(true),
             // A time will not come at which it takes this, or at which we can send it.
             PeerError::Refused { status: 400 | 422, .. } | PeerError::Malformed(_) => self.refused(false),
             _ => false,
+        };
+        if gave_up && let Some(failing) = &mut self.failing {
+            // It answers. What comes next is not to wait as if it had not for long.
+            failing.failures = 1;
+            failing.retry_at_ms = now_ms.saturating_add(pause_ms(1, random));
         }
+        gave_up
     }
 
     /// The destination does not take this transaction, whatever the time. Alone, its item is tried a few times and then given

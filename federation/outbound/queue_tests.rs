@@ -97,3 +97,29 @@ fn a_clock_that_was_put_back_does_not_silence_a_server() {
     };
     assert_eq!(Queue::from_row(row, 1_000).due_at_ms(), Some(1_000 + PAUSE_MS_MAX));
 }
+
+#[test]
+fn what_is_given_up_does_not_make_the_rest_wait() {
+    let mut queue = Queue::default();
+    let page = page(5);
+    let refused = PeerError::Refused {
+        status: 400,
+        errcode: "M_BAD_JSON".to_owned(),
+        error: String::new(),
+        body: bytes::Bytes::new(),
+    };
+    let mut now_ms = 0;
+    for event in 0..5 {
+        queue.push(outgoing(event, &page, false));
+        let began_ms = now_ms;
+        compose(&mut queue, now_ms);
+        while !queue.failed(now_ms, &refused, 0) {
+            now_ms = queue.due_at_ms().unwrap();
+            assert!(matches!(queue.step(now_ms, &NOW), Step::Send(_)));
+        }
+        let Standing::Failing { failures, .. } = queue.status().standing else { panic!("it was refused") };
+        assert_eq!(failures, 1, "it answers: it is not absent");
+        assert!(now_ms - began_ms < 120_000, "each costs as much as the first");
+        now_ms += 10_000;
+    }
+}
