@@ -285,7 +285,7 @@ impl Remote {
     }
 
     fn reached(&self, server: &Server, name: &ServerName) {
-        let before = std::mem::take(&mut *server.backoff.lock());
+        let before = server.backoff.lock().reached();
         if before.failures > 0 {
             tracing::info!(server = %name, failures = before.failures, "a server is reached again");
             // Nobody need listen.
@@ -313,13 +313,21 @@ impl Remote {
 
     /// How well a server was reached lately; `None`: nothing is wrong, or nothing known.
     pub fn backoff(&self, name: &ServerName) -> Option<Backoff> {
-        let backoff = *self.servers.get(name)?.backoff.lock();
+        let mut backoff = *self.servers.get(name)?.backoff.lock();
+        backoff.asked_until_ms = backoff.asked_until(self.clock.now_ms());
+        backoff.retry_at_ms = backoff.retry_at_ms.max(backoff.asked_until_ms);
         (backoff != Backoff::default()).then_some(backoff)
     }
 
     /// Until when a server is left alone, in milliseconds since the Unix epoch; `None`: it is not.
     pub fn is_backing_off(&self, name: &ServerName) -> Option<u64> {
         self.servers.get(name)?.backoff.lock().check(Urgency::Routine, self.clock.now_ms()).err()
+    }
+
+    /// Until when a server asked to be left alone, in milliseconds since the Unix epoch; `None`: it did not.
+    pub fn asked_to_wait_until(&self, name: &ServerName) -> Option<u64> {
+        let until_ms = self.servers.get(name)?.backoff.lock().asked_until(self.clock.now_ms());
+        (until_ms > 0).then_some(until_ms)
     }
 
     /// Why the last request to a server that came to nothing did.

@@ -1,8 +1,5 @@
 //! How long a server is left alone that was not reached.
 
-use hearth_ports::PeerError;
-use serde::Deserialize;
-
 /// After the first failure, in milliseconds: long enough for a restart.
 const FIRST_MS: u64 = 10_000;
 
@@ -10,7 +7,7 @@ const FIRST_MS: u64 = 10_000;
 pub(super) const PAUSE_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 
 /// The longest pause that a server may wish for, in milliseconds.
-const WISHED_PAUSE_MS_MAX: u64 = 60 * 60 * 1_000;
+pub(super) const WISHED_PAUSE_MS_MAX: u64 = 60 * 60 * 1_000;
 
 /// How long to wait after so many failures in a row, in milliseconds: twice as long with each, less up to a quarter by
 /// chance, so that servers that were lost together are not tried together.
@@ -18,21 +15,6 @@ pub(super) fn pause_ms(failures: u32, random: u16) -> u64 {
     let doublings = failures.saturating_sub(1).min(32);
     let longest = FIRST_MS.saturating_mul(1 << doublings).min(PAUSE_MS_MAX);
     longest - longest / 4 * u64::from(random) / u64::from(u16::MAX)
-}
-
-/// How long a server wishes to be left alone, in milliseconds.
-pub(super) fn wished_pause_ms(error: &PeerError) -> u64 {
-    #[derive(Deserialize)]
-    struct Limited {
-        retry_after_ms: u64,
-    }
-    match error {
-        PeerError::Refused { status: 429, body, .. } => {
-            let limited: Option<Limited> = serde_json::from_slice(body).ok();
-            limited.map_or(0, |limited| limited.retry_after_ms.min(WISHED_PAUSE_MS_MAX))
-        }
-        _ => 0,
-    }
 }
 
 #[cfg(test)]

@@ -241,7 +241,9 @@ impl Outbound {
         let mut random = [0; 2];
         self.parts.entropy.fill(&mut random);
         let random = u16::from_be_bytes(random);
-        let gave_up = destination.queue.lock().failed(self.parts.clock.now_ms(), error, random);
+        let wished_until_ms = self.parts.transmit.asked_to_wait_until(&destination.name);
+        let now_ms = self.parts.clock.now_ms();
+        let gave_up = destination.queue.lock().failed(now_ms, error, wished_until_ms, random);
         if gave_up {
             tracing::error!(server = %destination.name, %error, "a server does not take what is for it: given up");
         }

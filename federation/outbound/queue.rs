@@ -14,7 +14,7 @@ use hearth_ports::{Key, PeerError};
 use hearth_store::{EventNumber, Positions, RoomNumber, tables::DestinationRow};
 
 use super::{
-    backoff::{PAUSE_MS_MAX, pause_ms, wished_pause_ms},
+    backoff::{PAUSE_MS_MAX, WISHED_PAUSE_MS_MAX, pause_ms},
     catch_up::{CatchUp, Progress},
     ephemeral::{Ephemeral, News, ReceiptNews},
     portion::{Portion, Size},
@@ -76,6 +76,8 @@ pub(super) enum Pushed {
 struct Failing {
     since_ms: u64,
     retry_at_ms: u64,
+    /// It asked for that, though it is well: before, it is not tried even if it makes itself heard.
+    wished_until_ms: u64,
     failures: u32,
     last_error: String,
 }
@@ -185,6 +187,7 @@ impl Queue {
             since_ms: row.failing_since_ms,
             // A clock that was put back must not make the pause longer.
             retry_at_ms: row.retry_at_ms.min(now_ms.saturating_add(PAUSE_MS_MAX)),
+            wished_until_ms: 0,
             failures: row.failures,
             last_error: row.last_error,
         });
@@ -388,17 +391,19 @@ impl Queue {
         Delivered { rows: taken.rows, row }
     }
 
-    /// The transaction in flight was not taken. Whether what is in it was given up.
-    pub(super) fn failed(&mut self, now_ms: u64, error: &PeerError, random: u16) -> bool {
+    /// The transaction in flight was not taken. `wished_until_ms`: the server asked to be left alone until then. Whether what
+    /// is in it was given up.
+    pub(super) fn failed(&mut self, now_ms: u64, error: &PeerError, wished_until_ms: Option<u64>, random: u16) -> bool {
         self.proven = false;
         self.ephemeral.forget_fleeting();
         let before = self.failing.take();
         let failures = before.as_ref().map_or(0, |failing| failing.failures);
         let failures = failures.saturating_add(1);
-        let wait_ms = pause_ms(failures, random).max(wished_pause_ms(error));
+        let wished_until_ms = wished_until_ms.unwrap_or(0).min(now_ms.saturating_add(WISHED_PAUSE_MS_MAX));
         self.failing = Some(Failing {
             since_ms: before.map_or(now_ms, |failing| failing.since_ms),
-            retry_at_ms: now_ms.saturating_add(wait_ms),
+            retry_at_ms: now_ms.saturating_add(pause_ms(failures, random)).max(wished_until_ms),
+            wished_until_ms,
             failures,
             last_error: short(&error.to_string()),
         });
@@ -495,7 +500,10 @@ impl Queue {
     /// It made itself heard. Whether it is now to be tried.
     pub(super) fn note_alive(&mut self, now_ms: u64) -> bool {
         let Some(failing) = &mut self.failing else { return false };
-        if failing.retry_at_ms <= now_ms || now_ms.abs_diff(self.last_alive_ms) < ALIVE_EVERY_MS {
+        if failing.retry_at_ms <= now_ms
+            || now_ms < failing.wished_until_ms
+            || now_ms.abs_diff(self.last_alive_ms) < ALIVE_EVERY_MS
+        {
             return false;
         }
         self.last_alive_ms = now_ms;

@@ -37,7 +37,7 @@ fn a_page_is_held_until_its_event_arrives_or_a_row_is_stored() {
     queue.delivered();
     assert_eq!(Arc::strong_count(&first), 1);
     compose(&mut queue, 0);
-    queue.failed(0, &unreachable(), 0);
+    queue.failed(0, &unreachable(), None, 0);
     assert_eq!(Arc::strong_count(&second), 2, "nothing is stored yet");
     let falling = queue.falling(&NOW);
     assert_eq!(falling.row.caught_up, [9]);
@@ -55,7 +55,7 @@ fn a_parting_event_that_came_while_the_row_was_stored_is_not_forgotten() {
     queue.push(outgoing(1, &first, true));
     compose(&mut queue, 0);
     for _ in 0..ABSENT_AFTER {
-        queue.failed(0, &unreachable(), 0);
+        queue.failed(0, &unreachable(), None, 0);
     }
     let falling = queue.falling(&NOW);
     assert_eq!(falling.partings.len(), 1);
@@ -113,7 +113,7 @@ fn what_is_given_up_does_not_make_the_rest_wait() {
         queue.push(outgoing(event, &page, false));
         let began_ms = now_ms;
         compose(&mut queue, now_ms);
-        while !queue.failed(now_ms, &refused, 0) {
+        while !queue.failed(now_ms, &refused, None, 0) {
             now_ms = queue.due_at_ms().unwrap();
             assert!(matches!(queue.step(now_ms, &NOW), Step::Send(_)));
         }

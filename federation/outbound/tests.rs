@@ -86,6 +86,8 @@ struct Script {
     sent: Mutex<Vec<Sent>>,
     /// Servers with a transaction in flight.
     busy: Mutex<HashSet<String>>,
+    /// Until when a server asked to be left alone.
+    wishes: Mutex<HashMap<String, u64>>,
 }
 
 impl Script {
@@ -147,6 +149,10 @@ impl Transmit for Script {
                 }
             }
         })
+    }
+
+    fn asked_to_wait_until(&self, destination: &ServerName) -> Option<u64> {
+        self.wishes.lock().get(destination.as_str()).copied()
     }
 }
 

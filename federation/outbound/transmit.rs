@@ -23,6 +23,9 @@ pub trait Transmit: Send + Sync {
         transaction_id: &'a str,
         body: Bytes,
     ) -> BoxFuture<'a, Result<Bytes, PeerError>>;
+
+    /// Until when a server asked to be left alone, in milliseconds since the Unix epoch; `None`: it did not.
+    fn asked_to_wait_until(&self, destination: &ServerName) -> Option<u64>;
 }
 
 impl Transmit for Remote {
@@ -43,5 +46,9 @@ impl Transmit for Remote {
             answer_bytes_max: ANSWER_BYTES_MAX,
         };
         Box::pin(Remote::send(self, destination, ask))
+    }
+
+    fn asked_to_wait_until(&self, destination: &ServerName) -> Option<u64> {
+        Remote::asked_to_wait_until(self, destination)
     }
 }

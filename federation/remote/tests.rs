@@ -165,13 +165,22 @@ async fn a_server_that_asks_for_time_gets_it() {
         (&[("retry-after", "7")][..], "{}", 7_000),
         (&[], r#"{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":1234}"#, 1_234),
         (&[], "{}", 5_000),
-        (&[("retry-after", "99999999999")], "{}", 86_400_000),
+        (&[("retry-after", "99999999999")], "{}", 3_600_000),
     ] {
         let world = World::new();
         world.net.respond(HOST, "/", move |_| Ok(answer(429, headers, body)));
         assert!(matches!(world.get(Urgency::Routine).await, Err(PeerError::Refused { status: 429, .. })));
         assert_eq!(world.remote.is_backing_off(peer()), Some(NOW_MS + wait_ms));
         assert_eq!(world.remote.backoff(peer()).unwrap().failures, 0);
+        // Also from people, and though it asks us something.
+        world.remote.heard_from(peer());
+        let until_ms = NOW_MS + wait_ms;
+        assert_eq!(world.get(Urgency::Person).await, Err(PeerError::BackingOff { until_ms }));
+        assert_eq!(world.remote.asked_to_wait_until(peer()), Some(until_ms));
+        world.clock.advance_ms(wait_ms);
+        world.status(200);
+        world.get(Urgency::Routine).await.unwrap();
+        assert_eq!(world.remote.backoff(peer()), None);
     }
 }
 

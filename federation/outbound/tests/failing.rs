@@ -1,8 +1,32 @@
 //! Servers that are not reached.
 
+use hearth_ports::mem::Failure;
 use hearth_store::tables::event_key;
 
 use super::*;
+
+/// The store fails in the middle of a page of the log.
+#[tokio::test(start_paused = true)]
+async fn what_was_queued_is_not_queued_again_when_a_page_breaks_off() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test", "@carol:other.test"]).await;
+    w.settle().await;
+    w.script.fail("far.test");
+    w.say(&room, "@alice:hearth.test", "first").await;
+    w.settle().await;
+    w.script.forget(&["other.test"]);
+    w.say(&room, "@alice:hearth.test", "second").await;
+    // That it is out must be stored for a server that is not reached.
+    w.act(&room, "@alice:hearth.test", MemberAction::Kick, "@bob:far.test").await;
+    w.engine.fail_next(Failure::Before);
+    w.outbound.follow().await.unwrap_err();
+    w.settle().await;
+    assert_eq!(w.script.texts("other.test"), ["second", "m.room.member"]);
+    w.script.set("far.test", Manner::Takes);
+    w.pass_ms(w.retry_in_ms("far.test")).await;
+    let told = w.script.texts("far.test");
+    assert!(told.contains(&"m.room.member".to_owned()), "{told:?}");
+}
 
 /// An event that the store cannot read, for whatever reason.
 #[tokio::test(start_paused = true)]
@@ -174,17 +198,23 @@ async fn a_server_that_asks_for_a_pause_gets_it() {
     let w = World::new().await;
     let room = w.room(&["@bob:far.test"]).await;
     w.settle().await;
-    let refused = |retry_after_ms: u64| {
-        let (errcode, error) = ("M_LIMIT_EXCEEDED".to_owned(), String::new());
-        let body = json!({ "retry_after_ms": retry_after_ms }).to_string().into();
-        Manner::Fails(PeerError::Refused { status: 429, errcode, error, body })
+    let refused = |for_ms: u64| {
+        let now_ms = hearth_ports::Clock::now_ms(&*w.clock);
+        w.script.wishes.lock().insert("far.test".to_owned(), now_ms.saturating_add(for_ms));
+        let (errcode, error, body) = ("M_LIMIT_EXCEEDED".to_owned(), String::new(), Bytes::new());
+        w.script.set("far.test", Manner::Fails(PeerError::Refused { status: 429, errcode, error, body }));
     };
-    w.script.set("far.test", refused(60_000));
+    refused(60_000);
     w.say(&room, "@alice:hearth.test", "first").await;
     w.settle().await;
     assert_eq!(w.retry_in_ms("far.test"), 60_000);
-    w.script.set("far.test", refused(u64::MAX));
-    w.pass_ms(60_000).await;
+    // That it sends us something does not say that it has time.
+    w.outbound.note_alive("far.test".try_into().unwrap());
+    w.settle().await;
+    assert_eq!(w.retry_in_ms("far.test"), 60_000);
+    w.clock.advance_ms(60_000);
+    refused(u64::MAX);
+    w.pass_ms(0).await;
     assert_eq!(w.retry_in_ms("far.test"), 3_600_000, "within reason");
 }
 
