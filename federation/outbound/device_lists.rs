@@ -89,7 +89,7 @@ impl Outbound {
                 }
                 match is_ours {
                     true => self.tell_new_servers(room, user, &user_id).await,
-                    false => self.tell_new_server(room, &user_id).await,
+                    false => self.tell_new_server(room, &user_id, event).await,
                 }
             }
             Membership::Leave | Membership::Ban if is_ours => self.forget_left(room, at, event).await,
@@ -115,9 +115,18 @@ impl Outbound {
     }
 
     /// A user of another server has joined a room: if it is new there, it learns of our users in the room.
-    async fn tell_new_server(self: &Arc<Self>, room: RoomNumber, newcomer: &UserId) -> Result<(), LoadError> {
+    async fn tell_new_server(
+        self: &Arc<Self>,
+        room: RoomNumber,
+        newcomer: &UserId,
+        join: Option<&StoredEvent>,
+    ) -> Result<(), LoadError> {
         let (store, server) = (&self.parts.store, newcomer.server_name());
-        if store.joined_from(room, server).await? > 1 || store.joined_from(room, &self.parts.server_name).await? == 0 {
+        let is_new = match join {
+            Some(join) => self.targets.comes_with(room, join, server).await?,
+            None => store.joined_from(room, server).await? <= 1,
+        };
+        if !is_new || store.joined_from(room, &self.parts.server_name).await? == 0 {
             return Ok(());
         }
         let shared: HashSet<RoomNumber> = store.rooms_of_server(server).await?.into_iter().collect();

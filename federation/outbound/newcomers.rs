@@ -73,7 +73,7 @@ impl Outbound {
         let Some(user_id) = user_id.filter(|_| !was_in) else { return Ok(()) };
         let who = if self.parts.users.is_local(user_id) {
             Who::User(user_id.to_owned())
-        } else if self.parts.store.joined_from(note.room, user_id.server_name()).await? <= 1 {
+        } else if self.targets.comes_with(note.room, stored, user_id.server_name()).await? {
             Who::Server(user_id.server_name().to_owned())
         } else {
             return Ok(());

@@ -235,6 +235,20 @@ impl Targets {
         Ok(self.at(room, stored.header.state_after).await?.joined.contains_key(server))
     }
 
+    /// Whether a server comes into the room with this join of a user of it: nobody of it was there before. Asked of the state
+    /// before the join, as by the time at which it is read others may have followed.
+    pub(super) async fn comes_with(
+        &self,
+        room: RoomNumber,
+        join: &StoredEvent,
+        server: &ServerName,
+    ) -> Result<bool, LoadError> {
+        match join.header.state_before {
+            StateVersion::UNKNOWN => Ok(self.store.joined_from(room, server).await? <= 1),
+            before => Ok(!self.at(room, before).await?.joined.contains_key(server)),
+        }
+    }
+
     /// The servers in the room now.
     pub(super) async fn now(&self, room: RoomNumber) -> Result<Arc<RoomServers>, LoadError> {
         match self.store.head(room).await? {

@@ -111,6 +111,11 @@ async fn who_joins_is_announced_to_servers_that_are_new_to_them_only() {
     w.settle().await;
     assert_eq!(w.updates("third.test").len(), 1, "alice's");
     assert!(w.updates("far.test").is_empty() && w.updates("else.test").is_empty());
+    // Two of another come before the log is read.
+    w.act(&other, "@gina:fourth.test", MemberAction::Join, "@gina:fourth.test").await;
+    w.act(&other, "@hugo:fourth.test", MemberAction::Join, "@hugo:fourth.test").await;
+    w.settle().await;
+    assert_eq!(w.updates("fourth.test").len(), 1);
     // A second user of it brings nothing new.
     w.act(&other, "@fred:third.test", MemberAction::Join, "@fred:third.test").await;
     w.settle().await;

@@ -165,6 +165,13 @@ async fn who_comes_to_share_a_room_learns_who_is_there() {
     w.pass_ms(1_000).await;
     w.pass_ms(1_000).await;
     assert_eq!(told("far.test"), [""; 0], "once a server");
+    // Two of a server come before the log is read.
+    w.act(&room, "@ida:third.test", MemberAction::Join, "@ida:third.test").await;
+    w.act(&room, "@jan:third.test", MemberAction::Join, "@jan:third.test").await;
+    w.settle().await;
+    w.pass_ms(1_000).await;
+    w.pass_ms(1_000).await;
+    assert_eq!(told("third.test"), ["@dave:hearth.test"]);
 
     w.act(&room, "@carol:hearth.test", MemberAction::Join, "@carol:hearth.test").await;
     w.settle().await;
