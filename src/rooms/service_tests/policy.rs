@@ -167,10 +167,12 @@ async fn what_others_send_unsigned_is_shown_to_the_policy_server_and_else_soft_f
 #[tokio::test(start_paused = true)]
 async fn a_policy_server_that_hangs_stops_no_joins_of_other_rooms() {
     let [a, b, c, p] = towns(["a.test", "b.test", "c.test", "p.test"]).await;
-    let (room_id, free) = (policed(&a, &p).await, a.create("alice", Preset::Public).await);
+    let rooms = [policed(&a, &p).await, policed(&a, &p).await, policed(&a, &p).await, policed(&a, &p).await];
+    let free = a.create("alice", Preset::Public).await;
     a.net.hanging.lock().insert("policy_sign p.test".to_owned());
-    let (via, names) = ([&a], [(&b, "b0"), (&b, "b1"), (&c, "c0"), (&c, "c1")]);
-    let stuck = futures_util::future::join_all(names.map(|(town, name)| town.join(&room_id, name, &via)));
+    let (via, towns) = ([&a], [&b, &b, &c, &c]);
+    let stuck = towns.into_iter().zip(["0", "1", "2", "3"]).zip(&rooms);
+    let stuck = futures_util::future::join_all(stuck.map(|((town, name), room_id)| town.join(room_id, name, &via)));
     let soon = std::time::Duration::from_secs(1);
     assert!(tokio::time::timeout(soon, stuck).await.is_err(), "the policy server is waited for");
     tokio::time::timeout(soon, b.join(&free, "bob", &via)).await.expect("nobody stands in the way").unwrap();
