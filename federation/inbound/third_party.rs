@@ -61,8 +61,8 @@ struct Pending {
 }
 
 /// Takes note that a user of ours has bound an identifier under which they were invited. An invite that comes to nothing
-/// does not take the others with it, and is not the identity server's concern; one whose inviter's server is down is asked
-/// for later.
+/// does not take the others with it, and is not the identity server's concern. What is to be done is stored before the answer;
+/// the inviter's server is waited for only a moment, since anybody may name slow ones.
 async fn onbind(state: Arc<Inbound>, call: Call) -> Result<Reply, Error> {
     let Bound { mxid, invites } = body(&call)?;
     call.limit(Limit::Invite, &mxid)?;

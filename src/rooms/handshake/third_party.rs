@@ -67,7 +67,7 @@ impl Pending {
 
 impl ThirdPartyInvite {
     /// The name of the pending invite; an error if the proof is about somebody else.
-    fn token(&self) -> Result<&str, SendError> {
+    pub(super) fn token(&self) -> Result<&str, SendError> {
         if self.signed.get("mxid").and_then(Value::as_str) != Some(self.target.as_str()) {
             return Err(SendError::InvalidParam("the identity server's word is about another user"));
         }

@@ -41,6 +41,11 @@ const CHAINS: Shares =
 const JOINS: Shares =
     Shares { turns: 4, turns_of_one: 2, waiting: 1_000, waiting_of_one: 100, patience: Duration::from_secs(10) };
 
+/// Bound invites that other servers are asked for at once, by whose they are. Strangers may tell of as many as they like, of
+/// servers that hang: one that does not get its turn is asked for later.
+const CLAIMS: Shares =
+    Shares { turns: 16, turns_of_one: 2, waiting: 200, waiting_of_one: 20, patience: Duration::from_secs(30) };
+
 /// Why another server is not given what it asked for.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ServeError {
@@ -74,12 +79,13 @@ pub(crate) struct Serving {
     chains: Turns<OwnedServerName>,
     /// Their own, so that who asks for states keeps nobody from joining.
     joins: Turns<OwnedServerName>,
+    claims: Turns<OwnedServerName>,
 }
 
 impl Serving {
     pub(crate) fn new() -> Self {
-        let (states, chains, joins) = (Turns::new(STATES), Turns::new(CHAINS), Turns::new(JOINS));
-        Self { members: MemberKeys::new(), states, chains, joins }
+        let (states, chains) = (Turns::new(STATES), Turns::new(CHAINS));
+        Self { members: MemberKeys::new(), states, chains, joins: Turns::new(JOINS), claims: Turns::new(CLAIMS) }
     }
 
     /// A turn to read a whole state for another server.
@@ -95,6 +101,11 @@ impl Serving {
     /// A turn to tell a whole state with a join; `None`: there was none for too long.
     pub(crate) async fn join_turn(&self, server: &ServerName) -> Option<Turn<'_>> {
         self.joins.take(&server.to_owned()).await
+    }
+
+    /// A turn to ask a server for the invite of who has bound an identifier; `None`: too many are asked for.
+    pub(crate) async fn claim_turn(&self, server: &ServerName) -> Option<Turn<'_>> {
+        self.claims.take(&server.to_owned()).await
     }
 }
 

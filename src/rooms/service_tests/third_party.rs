@@ -64,6 +64,12 @@ async fn the_inviters_server_makes_the_invite_of_the_one_who_bound_the_identifie
     b.join(&room_id, "bob", &[&a]).await.unwrap();
 }
 
+/// How often the server was asked for an invite since the last time.
+fn asked(of: &Town) -> usize {
+    let question = format!("exchange_third_party_invite {}", of.name);
+    std::mem::take(&mut *of.net.asked.lock()).iter().filter(|asked| **asked == question).count()
+}
+
 #[tokio::test]
 async fn a_server_that_is_down_is_asked_again() {
     let [a, b] = towns(["a.test", "b.test"]).await;
@@ -76,37 +82,69 @@ async fn a_server_that_is_down_is_asked_again() {
         signed: proof("token", &bob, &identity_key()),
     };
     let rooms = &b.world.rooms;
-    let asked = || {
-        let asked = std::mem::take(&mut *a.net.asked.lock());
-        asked.iter().filter(|asked| asked.starts_with("exchange_third_party_invite")).count()
-    };
     a.net.set_down(&a, true);
     for _ in 0..2 {
-        let waits = rooms.claim_bound_invite(invite(a.user("alice"))).await;
-        assert!(matches!(waits, Err(SendError::Unreachable(_))), "{waits:?}");
+        rooms.claim_bound_invite(invite(a.user("alice"))).await.unwrap();
     }
+    assert_eq!(asked(&a), 1, "at once, and not for each who says so");
     let b = b.restarted().await;
     let rooms = &b.world.rooms;
     rooms.retry_third_party_invites().await.unwrap();
     a.net.set_down(&a, false);
-    asked();
+    asked(&a);
     rooms.retry_third_party_invites().await.unwrap();
     assert_eq!(b.membership(&room_id, &bob).await, Some(Membership::Invite));
-    assert_eq!(asked(), 1);
+    assert_eq!(asked(&a), 1);
     // Neither what was done nor what is refused waits any longer.
-    assert!(rooms.claim_bound_invite(invite(a.user("mallory"))).await.is_err());
-    asked();
+    rooms.claim_bound_invite(invite(a.user("mallory"))).await.unwrap();
+    assert_eq!(asked(&a), 1);
     rooms.retry_third_party_invites().await.unwrap();
-    assert_eq!(asked(), 0);
+    assert_eq!(asked(&a), 0);
+    let other = ThirdPartyInvite { target: b.user("eve"), ..invite(a.user("alice")) };
+    assert!(matches!(rooms.claim_bound_invite(other).await, Err(SendError::InvalidParam(_))));
 
     a.net.set_down(&a, true);
-    assert!(rooms.claim_bound_invite(invite(a.user("alice"))).await.is_err());
+    rooms.claim_bound_invite(invite(a.user("alice"))).await.unwrap();
     b.world.clock.advance_ms(8 * 24 * 60 * 60 * 1_000);
     rooms.retry_third_party_invites().await.unwrap();
     a.net.set_down(&a, false);
-    asked();
+    asked(&a);
     rooms.retry_third_party_invites().await.unwrap();
-    assert_eq!(asked(), 0, "after a week nobody waits for it");
+    assert_eq!(asked(&a), 0, "after a week nobody waits for it");
+}
+
+/// Anybody can tell of invites by servers that take the question and never answer.
+#[tokio::test(start_paused = true)]
+async fn servers_that_hang_hold_up_neither_who_tells_of_invites_nor_other_invites() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let bob = b.user("bob");
+    let (rooms, soon) = (&b.world.rooms, std::time::Duration::from_secs(2));
+    let invite = |room_id: &OwnedRoomId, sender: &str| ThirdPartyInvite {
+        room_id: room_id.clone(),
+        sender: sender.try_into().unwrap(),
+        target: bob.clone(),
+        signed: proof("token", &bob, &identity_key()),
+    };
+    let (first, second) = (pending(&a, "token").await, pending(&a, "token").await);
+    for nth in 0..6 {
+        a.net.hanging.lock().insert(format!("exchange_third_party_invite h{nth}.test"));
+        let claim = rooms.claim_bound_invite(invite(&first, &format!("@eve:h{nth}.test")));
+        tokio::time::timeout(soon, claim).await.expect("nobody waits for them").unwrap();
+    }
+    rooms.claim_bound_invite(invite(&first, "@alice:a.test")).await.unwrap();
+    assert_eq!(b.membership(&first, &bob).await, Some(Membership::Invite), "it is done at once");
+
+    a.net.set_down(&a, true);
+    for room_id in [&first, &second] {
+        rooms.claim_bound_invite(invite(room_id, "@anna:a.test")).await.unwrap();
+    }
+    asked(&a);
+    assert!(tokio::time::timeout(soon, rooms.retry_third_party_invites()).await.is_err(), "six hang");
+    assert_eq!(asked(&a), 1, "a server that is down is asked once");
+    a.net.set_down(&a, false);
+    rooms.claim_bound_invite(invite(&second, "@alice:a.test")).await.unwrap();
+    assert!(tokio::time::timeout(soon, rooms.retry_third_party_invites()).await.is_err());
+    assert_eq!(b.membership(&second, &bob).await, Some(Membership::Invite));
 }
 
 #[tokio::test]
