@@ -181,6 +181,7 @@ fn outcome(origin: &ServerName, result: Result<(), ReceiveError>) -> Result<Valu
         Err(ReceiveError::Signature(_)) => "signature",
         Err(ReceiveError::Rejected(_)) => "rejected",
         Err(ReceiveError::Incomplete(_)) => "incomplete",
+        Err(ReceiveError::Broken(_)) => "broken",
         Err(ReceiveError::Unavailable(_)) => "unavailable",
     };
     counter!("hearth_federation_pdus_received_total", "outcome" => label).increment(1);
@@ -194,6 +195,8 @@ fn outcome(origin: &ServerName, result: Result<(), ReceiveError>) -> Result<Valu
             tracing::debug!(%origin, "a transaction is to be sent again");
             Err(unavailable(&cause))
         }
+        // It does not get better by coming again; and what is wrong here is nobody else's business.
+        Err(ReceiveError::Broken(_)) => Ok(json!({ "error": "this server cannot take it" })),
         Err(error) => {
             tracing::debug!(%origin, label, %error, "an event was refused");
             Ok(json!({ "error": error.to_string().chars().take(REASON_MAX).collect::<String>() }))

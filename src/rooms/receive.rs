@@ -54,6 +54,10 @@ pub enum ReceiveError {
     /// What it rests on could not be had, within bounds. It is tried again later, and may be sent again.
     #[error("what it rests on could not be had: {0}")]
     Incomplete(&'static str),
+    /// Our fault, and it will be so each time: what is stored of the room does not read, or the event makes us panic. The text
+    /// is for the log.
+    #[error("broken: {0}")]
+    Broken(String),
     /// Our fault; the text is for the log. It may yet have happened.
     #[error("unavailable: {0}")]
     Unavailable(String),
@@ -61,7 +65,10 @@ pub enum ReceiveError {
 
 impl From<LoadError> for ReceiveError {
     fn from(error: LoadError) -> Self {
-        Self::Unavailable(error.to_string())
+        match error {
+            LoadError::Corrupt(corrupt) => Self::Broken(corrupt.to_string()),
+            LoadError::Unavailable(error) => Self::Unavailable(error.to_string()),
+        }
     }
 }
 
@@ -90,6 +97,10 @@ impl Rooms {
         events: Vec<EventBytes>,
     ) -> Vec<Received> {
         let received = self.receive_through(origin, origin, room_id, events.clone()).await;
+        let mut broken = received.iter().filter(|received| matches!(received.result, Err(ReceiveError::Broken(_))));
+        if let Some(Received { event_id, result: Err(what) }) = broken.next() {
+            tracing::error!(%origin, %room_id, ?event_id, %what, "an event of another server is lost");
+        }
         if let Err(error) = self.keep_unfinished(origin, room_id, &events, &received).await {
             tracing::warn!(%origin, %room_id, %error, "events that are not complete were not kept");
         }
@@ -201,10 +212,9 @@ impl Rooms {
         if head.blocked {
             return Err(ReceiveError::Denied("the room is blocked on this server"));
         }
-        match self.acl_allows(room_id, origin).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(ReceiveError::Denied("the room's access list denies the server")),
-            Err(error) => Err(ReceiveError::Unavailable(error.to_string())),
+        match self.is_allowed(room_id, origin).await? {
+            true => Ok(()),
+            false => Err(ReceiveError::Denied("the room's access list denies the server")),
         }
     }
 }

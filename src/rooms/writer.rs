@@ -195,11 +195,20 @@ impl Writer {
         cache: &'a mut Option<RoomCache>,
         room: RoomNumber,
     ) -> Result<&'a mut RoomCache, SendError> {
+        self.load_known(cache, room).await?.ok_or(SendError::UnknownRoom)
+    }
+
+    /// The same; `None`: there is no such room for writers.
+    pub(crate) async fn load_known<'a>(
+        &self,
+        cache: &'a mut Option<RoomCache>,
+        room: RoomNumber,
+    ) -> Result<Option<&'a mut RoomCache>, LoadError> {
         if cache.as_ref().is_none_or(|cache| cache.is_ahead) {
             *cache = None;
             *cache = RoomCache::load(&self.store, room).await?;
         }
-        cache.as_mut().ok_or(SendError::UnknownRoom)
+        Ok(cache.as_mut())
     }
 
     pub(crate) async fn pause_after(&self, lost: u32) {

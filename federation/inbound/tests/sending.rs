@@ -62,6 +62,25 @@ async fn events_are_taken_each_on_its_own() {
     assert_eq!(errors.count(), 1, "the forged one: {answer}");
 }
 
+/// One room of ours that does not read is not in the way of others, nor for ever.
+#[tokio::test]
+async fn a_broken_room_spoils_no_transaction() {
+    let world = World::new().await;
+    let (broken, other) = (world.create(Preset::Public).await, world.create(Preset::Public).await);
+    let (_, join) = world.join(&broken, &far("bob")).await;
+    let (_, other_join) = world.join(&other, &far("bob")).await;
+    let lost = world.message(&broken, "bob", &join, "lost").await;
+    let taken = world.message(&other, "bob", &other_join, "taken").await;
+    let room = world.store.room_number(&broken).await.unwrap().unwrap();
+    let mut write = hearth_store::Write::new(room.partition());
+    write.put_bytes(hearth_ports::Table::Rm, hearth_store::tables::head_key(room), vec![255]);
+    world.store.commit(write).await.unwrap();
+    let (status, answer) = world.put(FAR, "v1/send/1", &transaction(&[&lost, &taken], &[])).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["pdus"][taken.event_id().as_str()], json!({}), "{answer}");
+    assert!(world.has(&other, &taken).await);
+}
+
 /// Our guests leave a room in which another server's user shuts them out; who only looks like one stays.
 #[tokio::test]
 async fn guests_leave_when_another_server_shuts_them_out() {

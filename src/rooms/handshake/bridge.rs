@@ -21,7 +21,7 @@ impl From<ReceiveError> for HandshakeError {
             ReceiveError::Signature(error) => Self::Forbidden(error.to_string().into()),
             ReceiveError::Rejected(reason) => Self::Forbidden(reason),
             ReceiveError::Incomplete(reason) => Self::malformed(reason),
-            ReceiveError::Unavailable(text) => Self::Unavailable(text),
+            ReceiveError::Broken(text) | ReceiveError::Unavailable(text) => Self::Unavailable(text),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! [Server access control lists](https://spec.matrix.org/v1.19/client-server-api/#mroomserver_acl).
 
 use hearth_core::Event;
+use hearth_store::LoadError;
 use ruma::{RoomId, ServerName, events::room::server_acl::RoomServerAclEventContent};
 use serde_json::{Map, Value};
 
@@ -10,6 +11,10 @@ use crate::{ReadError, rooms::Rooms};
 impl Rooms {
     /// Whether the room's access list lets a server take part. A room that is not known here, or has no list, lets all.
     pub async fn acl_allows(&self, room_id: &RoomId, server: &ServerName) -> Result<bool, ReadError> {
+        Ok(self.is_allowed(room_id, server).await?)
+    }
+
+    pub(super) async fn is_allowed(&self, room_id: &RoomId, server: &ServerName) -> Result<bool, LoadError> {
         let store = &self.writer.store;
         let Some(room) = store.room_number(room_id).await? else { return Ok(true) };
         let stored = store.current_state_event(room, "m.room.server_acl", "").await?;

@@ -1,7 +1,10 @@
 //! Format, hashes and signatures of events that come from elsewhere, many at once.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use hearth_core::{HashedEvent, PublicKey, PublicKeys, RawEvent, RoomVersion, SignedEvent};
 use hearth_ports::{EventBytes, WantedKeys};
@@ -28,7 +31,7 @@ impl Cpu {
         Self(Arc::new(Semaphore::new(processors)))
     }
 
-    /// Runs on the blocking pool. A caller that goes away leaves the work running.
+    /// Runs on the blocking pool. A caller that goes away leaves the work running. Work that panics would do so again.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -39,7 +42,10 @@ impl Cpu {
             drop(permit);
             result
         });
-        task.await.map_err(|error| ReceiveError::Unavailable(error.to_string()))
+        task.await.map_err(|error| match error.is_panic() {
+            true => ReceiveError::Broken(error.to_string()),
+            false => ReceiveError::Unavailable(error.to_string()),
+        })
     }
 }
 
@@ -115,7 +121,8 @@ impl Writer {
         keys
     }
 
-    /// Does the same with each, in pieces on the blocking pool. What failed before stays failed.
+    /// Does the same with each, in pieces on the blocking pool. What failed before stays failed; one at which the work panics
+    /// fails alone.
     async fn each<T: Send + 'static, R: Send + 'static>(
         &self,
         items: Checked<T>,
@@ -127,11 +134,32 @@ impl Writer {
             let piece: Checked<T> = items.by_ref().take(CHUNK_EVENTS).collect();
             let (count, work) = (piece.len(), work.clone());
             pieces.push(async move {
-                let done = self.cpu.run(move || piece.into_iter().map(|item| work(item?)).collect::<Vec<_>>()).await;
+                let each = move |item: Result<T, ReceiveError>| {
+                    let item = item?;
+                    // The item is gone then, and nothing else is changed by the work.
+                    let done = catch_unwind(AssertUnwindSafe(|| work(item)));
+                    done.unwrap_or_else(|_| Err(ReceiveError::Broken("checking it panicked".to_owned())))
+                };
+                let done = self.cpu.run(move || piece.into_iter().map(each).collect::<Vec<_>>()).await;
                 done.unwrap_or_else(|error| (0..count).map(|_| Err(error.clone())).collect())
             });
         }
         let done = futures_util::future::join_all(pieces).await;
         done.into_iter().flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service_tests::World;
+
+    #[tokio::test]
+    async fn one_that_panics_fails_alone() {
+        let world = World::new().await;
+        let items = (0..3).map(Ok).collect();
+        let done = world.rooms.writer.each(items, |n: u32| Ok(6 / 1_u32.saturating_sub(n))).await;
+        assert!(matches!(done[0], Ok(6)), "{done:?}");
+        assert!(done[1..].iter().all(|done| matches!(done, Err(ReceiveError::Broken(_)))), "{done:?}");
     }
 }

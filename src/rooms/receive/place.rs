@@ -116,7 +116,9 @@ impl Writer {
         let mut lost = 0;
         'again: loop {
             self.pause_after(lost).await;
-            let cache = self.load(slot, room).await.map_err(|error| ReceiveError::Unavailable(error.to_string()))?;
+            let loaded = self.load_known(slot, room).await?;
+            let cache =
+                loaded.ok_or_else(|| ReceiveError::Unavailable("there is no such room for writers".to_owned()))?;
             let mut group = Group::new(self, cache);
             let mut batch = Vec::with_capacity(events.len().min(GROUP_MAX));
             let mut count = 0;

@@ -132,7 +132,7 @@ impl Rooms {
             let received = self.receive_through(ask.map_or(&*origin, |ask| ask), &origin, &room_id, events).await;
             let mut write = Write::new(room.partition());
             for ((key, row), received) in rows.iter().zip(received) {
-                let is_ours = matches!(received.result, Err(ReceiveError::Unavailable(_)));
+                let is_ours = matches!(received.result, Err(ReceiveError::Unavailable(_) | ReceiveError::Broken(_)));
                 let lacks = is_ours || lacks_something(&received.result);
                 if lacks && now_ms.saturating_sub(row.since_ms) < PATIENCE_MS {
                     left += 1;

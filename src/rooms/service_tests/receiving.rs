@@ -129,6 +129,19 @@ async fn what_the_rules_refuse_has_no_effect() {
     scene.world.check().await;
 }
 
+/// A row of ours that does not read is no reason to be sent the same for ever.
+#[tokio::test]
+async fn what_comes_for_a_broken_room_is_given_up() {
+    let scene = Scene::new(V).await;
+    let room = scene.world.number(&scene.room_id).await;
+    let said = scene.go_on(&Act::say(BOB, "hi"));
+    let mut write = hearth_store::Write::new(room.partition());
+    write.put_bytes(hearth_ports::Table::Rm, hearth_store::tables::head_key(room), vec![255]);
+    scene.world.store.commit(write).await.unwrap();
+    let result = scene.send(&[&said]).await.remove(0);
+    assert!(matches!(result, Err(ReceiveError::Broken(_))), "{result:?}");
+}
+
 /// What strangers send and the rules refuse is not kept, unless somebody who is in the room cites it.
 #[tokio::test]
 async fn what_strangers_may_not_send_is_not_kept() {
