@@ -108,6 +108,8 @@ pub(crate) struct Group<'a> {
     by_id: HashMap<OwnedEventId, EventNumber>,
     /// The auth events of those state events among them that are new.
     pub(crate) edges: NewEdges,
+    /// Versions of the state from this one on are of this batch.
+    pub(crate) first_new_state: StateVersion,
     /// What states were resolved into.
     pub(crate) resolved: HashMap<Vec<StateVersion>, StateVersion>,
     /// Pairs of state that have their numbers from this batch; whether their current state was written too.
@@ -150,6 +152,7 @@ impl<'a> Group<'a> {
             events: BTreeMap::new(),
             by_id: HashMap::new(),
             edges: NewEdges::new(),
+            first_new_state: cache.head.next_state,
             resolved: HashMap::new(),
             pairs: HashMap::new(),
             members: HashMap::new(),

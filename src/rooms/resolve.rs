@@ -20,10 +20,12 @@ use ruma::{EventId, OwnedEventId, room_version_rules::StateResolutionVersion};
 use crate::{
     append::{Group, PlaceError},
     cache::RoomCache,
+    receive::ReceiveError,
 };
 
-/// Pairs in which states may differ. A room that was split for long has thousands; more would take minutes.
-const CONFLICTS_MAX: usize = 20_000;
+/// Pairs in which states may differ. A room that was split for long has thousands; more would take minutes. Tests come to
+/// fewer.
+const CONFLICTS_MAX: usize = if cfg!(test) { 200 } else { 20_000 };
 
 /// Events that are resolved: those in conflict, the auth difference, the subgraph; and those that they rest on.
 const EVENTS_MAX: usize = 40_000;
@@ -41,21 +43,41 @@ const FETCHES_MAX: usize = 10_000_000;
 /// Results that are kept: 64 bytes or so each.
 const RESULTS_MAX: usize = 10_000;
 
+/// How long states that would cost too much are not resolved again, in milliseconds: each event that joins them asks for it,
+/// and so does each of those that are kept and tried again.
+const REFUSED_MS: u64 = 300_000;
+
+/// Such states that are remembered.
+const REFUSED_MAX: usize = 1_000;
+
 /// Pairs that nearly every rule asks for.
 const HUB: [&str; 3] = ["m.room.create", "m.room.power_levels", "m.room.join_rules"];
 
-/// What states were resolved into: it never changes.
-pub(crate) struct Results(Cache<(RoomNumber, Vec<StateVersion>), StateVersion>);
+/// States of a room that meet.
+type Meeting = (RoomNumber, Vec<StateVersion>);
+
+/// What states were resolved into, which never changes; and those of which that would cost too much.
+pub(crate) struct Results {
+    resolved: Cache<Meeting, StateVersion>,
+    /// Why, and until when that is believed, in milliseconds since the Unix epoch.
+    refused: Cache<Meeting, (&'static str, u64)>,
+}
 
 impl Results {
     pub(crate) fn new() -> Self {
-        Self(Cache::new(RESULTS_MAX))
+        Self { resolved: Cache::new(RESULTS_MAX), refused: Cache::new(REFUSED_MAX) }
+    }
+
+    /// Why these states are not resolved now.
+    pub(crate) fn refused(&self, states: &Meeting, now_ms: u64) -> Option<PlaceError> {
+        let (reason, until_ms) = self.refused.get(states)?;
+        (now_ms < until_ms).then_some(PlaceError::TooMuch(reason))
     }
 
     /// Keeps what a committed batch has resolved.
     pub(crate) fn keep(&self, room: RoomNumber, resolved: HashMap<Vec<StateVersion>, StateVersion>) {
         for (versions, result) in resolved {
-            self.0.insert((room, versions), result);
+            self.resolved.insert((room, versions), result);
         }
     }
 }
@@ -80,11 +102,21 @@ impl Group<'_> {
             return Ok(*known);
         }
         let key = (cache.number, versions);
-        if let Some(known) = self.writer.results.0.get(&key) {
+        let (results, now_ms) = (&self.writer.results, self.writer.clock.now_ms());
+        if let Some(known) = results.resolved.get(&key) {
             return Ok(known);
         }
-        let (_, versions) = key;
-        let changes = self.resolution(cache, &versions).await?;
+        if let Some(refused) = results.refused(&key, now_ms) {
+            return Err(refused);
+        }
+        let changes = self.resolution(cache, &key.1).await;
+        if let Err(PlaceError::TooMuch(reason)) = &changes
+            // What this batch would have stored gets its number again, as something else.
+            && key.1.iter().all(|version| *version < self.first_new_state)
+        {
+            results.refused.insert(key.clone(), (reason, now_ms + REFUSED_MS));
+        }
+        let (changes, (_, versions)) = (changes?, key);
         let new = cache.head.next_state;
         // The oldest version is the one most likely to be there still.
         let result = self.states.apply_or_find(versions[0], &changes, new).await?;
@@ -246,6 +278,8 @@ impl Group<'_> {
         metrics::histogram!("rooms_resolved_events").record(problem.events.len() as f64);
         match self.writer.cpu.run(move || problem.resolve(fetch)).await {
             Ok(result) => result,
+            // Those states would do so each time.
+            Err(ReceiveError::Broken(_)) => Err(PlaceError::TooMuch("resolving the states that meet panicked")),
             Err(error) => Err(unavailable(&error)),
         }
     }
