@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod branches;
+mod costly;
 mod creating;
 mod directory;
 pub(crate) mod elsewhere;

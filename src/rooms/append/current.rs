@@ -39,12 +39,16 @@ impl Group<'_> {
             None => self.states.difference(cache.head.state, version).await?,
         };
         if changes.len() > CHANGES_MAX {
+            // Whatever comes next would have to change as much: nothing is taken any more.
+            metrics::counter!("rooms_standing_still").increment(1);
+            let (room_id, changes) = (&cache.id, changes.len());
+            tracing::error!(%room_id, changes, "a room stands still: for it to go on, all its users of this server must leave and join again");
             return Err(PlaceError::TooMuch("the room's state would change in too many places at once"));
         }
         cache.head.state = version;
         let mut own_note = None;
-        for change in changes {
-            let (kind, state_key) = self.pair_of(cache, change.state_key).await?;
+        let pairs = self.pairs_of(cache, &changes).await?;
+        for (change, (kind, state_key)) in changes.into_iter().zip(pairs) {
             let own = placed.filter(|(number, _)| change.after == Some(*number)).map(|(_, placing)| placing);
             let in_force = match (change.after, own) {
                 (Some(number), Some(placing)) => Some(InForce { number, event: placing.event.clone() }),
@@ -63,6 +67,23 @@ impl Group<'_> {
             }
         }
         Ok(own_note)
+    }
+
+    /// The pairs that change. Their users have numbers then, which are commits of their own: one for many, as the room waits.
+    async fn pairs_of(
+        &self,
+        cache: &RoomCache,
+        changes: &[StateDifference],
+    ) -> Result<Vec<(Box<str>, Box<str>)>, LoadError> {
+        let mut pairs = Vec::with_capacity(changes.len());
+        for change in changes {
+            pairs.push(self.pair_of(cache, change.state_key).await?);
+        }
+        let users: Vec<OwnedUserId> = pairs.iter().filter_map(|(kind, key)| member_of(kind, key)).collect();
+        if users.len() > 1 {
+            self.writer.store.ensure_user_numbers(&users).await?;
+        }
+        Ok(pairs)
     }
 
     /// Writes what is in force for a pair from now on.
