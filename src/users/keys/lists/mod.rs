@@ -217,6 +217,10 @@ impl Users {
 
     /// The batch that brings a list up to date by an update that follows it; `None`: the list would be too large.
     async fn applied(&self, user: UserNumber, list: &List, update: &DeviceUpdate) -> Result<Option<Write>, Fault> {
+        // No key could hold it, also not of what is deleted.
+        if update.device_id.as_str().len() > DEVICE_ID_BYTES_MAX {
+            return Ok(None);
+        }
         let key = remote_device_key(user, update.device_id.as_str());
         let old: Option<RemoteDeviceRow> = self.store.get(Table::Fd, &key).await?;
         let mut row = RemoteListRow { stream_id: update.stream_id, ..list.row.clone() };

@@ -431,3 +431,15 @@ async fn a_slow_server_with_many_lists_gives_way_after_its_turn() {
     let query = world.users.query_keys(&*far, &id("alice"), wanted, 1_000).await.unwrap();
     assert_eq!((query.device_keys[&carol].len(), far.asked()), (1, (0, 0)));
 }
+
+#[tokio::test]
+async fn a_device_with_an_endless_id_makes_the_list_stale_also_where_it_is_deleted() {
+    let world = World::over(MemEngine::new()).await;
+    let far = Arc::new(Far::default());
+    world.share(&bob(), ROOM, Membership::Join).await;
+    far.tell(&bob(), 1, &[("A", "a")]);
+    world.query(&far).await.unwrap();
+    assert!(world.update(&"x".repeat(2_000), 2, &[1], None).await);
+    far.lists.lock().clear();
+    assert!(world.query(&far).await.is_err(), "what is out of date is not told");
+}
