@@ -92,7 +92,7 @@ impl Rooms {
             return Err(HandshakeError::malformed("the event is no invite"));
         }
         if event.sender().server_name() != origin {
-            return Err(HandshakeError::forbidden("the event's sender is not a user of your server"));
+            return Err(HandshakeError::malformed("the event's sender is not a user of your server"));
         }
         let content: serde_json::Map<String, Value> = event.content_as().unwrap_or_default();
         // Whose identifier it is, the identity server has said to the inviter's server: the room's rules see to that.

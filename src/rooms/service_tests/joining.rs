@@ -9,7 +9,7 @@ use super::{
     commit_waits,
     twin::{Town, towns},
 };
-use crate::{Invitation, MemberAction, Membership, Preset, ReceiveError, SendError};
+use crate::{HandshakeError, Invitation, MemberAction, Membership, Preset, ReceiveError, SendError};
 
 use MemberAction::{Invite, Join, Knock, Leave};
 
@@ -630,4 +630,17 @@ async fn what_is_said_while_we_join_is_heard() {
         assert!(matches!(received[0].result, Err(ReceiveError::NotInRoom)), "{received:?}");
         b.world.check().await;
     }
+}
+
+/// "The event sender is not a user ID on the origin server": `M_INVALID_PARAM`.
+#[tokio::test]
+async fn an_invite_in_the_name_of_another_servers_user_is_malformed() {
+    let [a, b, c] = towns(["a.test", "b.test", "c.test"]).await;
+    let room_id = a.create_in("alice", Preset::Private, RoomVersion::V11).await;
+    let invite = a.act(&room_id, "alice", Invite, &b.user("bob"), &[]).await.unwrap();
+    let event = a.event(&room_id, &invite).await.json().clone();
+    let invitation =
+        Invitation { room_version: "11".to_owned(), event, invite_room_state: Vec::new(), via: Vec::new() };
+    let refused = b.world.rooms.accept_invite(&c.name, &room_id, &invite, invitation).await;
+    assert!(matches!(refused, Err(HandshakeError::Malformed(_))), "{refused:?}");
 }
