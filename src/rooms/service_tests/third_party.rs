@@ -127,8 +127,8 @@ async fn servers_that_hang_hold_up_neither_who_tells_of_invites_nor_other_invite
     };
     let (first, second) = (pending(&a, "token").await, pending(&a, "token").await);
     for nth in 0..6 {
-        a.net.hanging.lock().insert(format!("exchange_third_party_invite h{nth}.test"));
-        let claim = rooms.claim_bound_invite(invite(&first, &format!("@eve:h{nth}.test")));
+        a.net.hanging.lock().insert(format!("exchange_third_party_invite 0h{nth}.test"));
+        let claim = rooms.claim_bound_invite(invite(&first, &format!("@eve:0h{nth}.test")));
         tokio::time::timeout(soon, claim).await.expect("nobody waits for them").unwrap();
     }
     rooms.claim_bound_invite(invite(&first, "@alice:a.test")).await.unwrap();
