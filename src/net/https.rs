@@ -157,8 +157,17 @@ impl HttpsClient {
         let dialer = self.dialer_elsewhere.as_ref().filter(|_| elsewhere);
         let key = TargetKey::of(request, dialer.is_some());
         let dialer = dialer.unwrap_or(&self.dialer);
-        let target = self.targets.get_or_insert_with(&key, || Target::new(self, dialer, request).map(Arc::new))?;
-        target.addresses.lock().clone_from(&request.target.addresses);
+        // A name with many addresses is looked up to other ones each time. One that has left all of its addresses has moved:
+        // the connections to the old ones are used no more.
+        let addresses = &request.target.addresses;
+        let mut target = self.targets.get_or_insert_with(&key, || Target::new(self, dialer, request).map(Arc::new))?;
+        if !target.is_at_one_of(addresses) {
+            // Requests that are on their way count all the same.
+            let turns = Arc::clone(&target.turns);
+            target = Arc::new(Target { turns, ..Target::new(self, dialer, request)? });
+            self.targets.insert(key, Arc::clone(&target));
+        }
+        target.addresses.lock().clone_from(addresses);
         Ok(target)
     }
 }
@@ -216,18 +225,13 @@ impl HttpBody for Stream {
 struct TargetKey {
     host: String,
     tls_name: String,
-    /// Sorted: a set.
-    addresses: Vec<SocketAddr>,
     /// Whose certificate was not looked at is trusted for no other request.
     is_unverified: bool,
 }
 
 impl TargetKey {
     fn of(request: &HttpRequest, is_unverified: bool) -> Self {
-        let mut addresses = request.target.addresses.clone();
-        addresses.sort_unstable();
-        addresses.dedup();
-        Self { host: request.host.clone(), tls_name: request.target.tls_name.clone(), addresses, is_unverified }
+        Self { host: request.host.clone(), tls_name: request.target.tls_name.clone(), is_unverified }
     }
 }
 
@@ -267,6 +271,10 @@ impl Target {
             addresses,
             turns: turns(of.settings.requests_per_target_max),
         })
+    }
+
+    fn is_at_one_of(&self, addresses: &[SocketAddr]) -> bool {
+        self.addresses.lock().iter().any(|address| addresses.contains(address))
     }
 
     /// Sends the request and reads the head of the answer.
