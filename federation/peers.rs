@@ -156,9 +156,17 @@ impl FederationPeers {
         let body = answers::invite_body(event, &state);
         match self.put(server, path("v2"), body, SMALL).await {
             // "Servers which receive a v1 request must assume that the room version is either "1" or "2"."
-            Err(error) if is_unknown(&error) && matches!(event.version(), RoomVersion::V1 | RoomVersion::V2) => {
+            // Senders that "receive a 400 or 404 response to this endpoint should retry using the v1 API as the server may be
+            // older, if the room version is "1" or "2"".
+            Err(error @ PeerError::Refused { status: 400 | 404, .. })
+                if matches!(event.version(), RoomVersion::V1 | RoomVersion::V2) =>
+            {
                 let body = answers::invite_body_v1(event, &state);
-                answers::invited_v1(&self.put(server, path("v1"), body, SMALL).await?)
+                match self.put(server, path("v1"), body, SMALL).await {
+                    // It is no older: what it said first is what it means.
+                    Err(of_v1) if is_unknown(&of_v1) => Err(error),
+                    answer => answers::invited_v1(&answer?),
+                }
             }
             answer => answers::invited(&answer?),
         }

@@ -161,6 +161,15 @@ async fn servers_of_old() {
             "the old endpoint cannot name the version"
         );
     }
+    let not_found = r#"{"errcode":"M_NOT_FOUND","error":"?"}"#;
+    let (_, peers) = of_old(r#"[200, {"event":{"e":1}}]"#, not_found).await;
+    let invited = peers.invite(peer(), &event(RoomVersion::V2), Vec::new()).await;
+    assert_eq!(invited.unwrap(), r#"{"e":1}"#, "whatever words it has for it");
+    // One that is no older, and only does not want it.
+    let (net, peers) = of_old("", not_found).await;
+    net.respond(HOST, "/_matrix/federation/v1/", |_| Ok(answer(404, &[], r#"{"errcode":"M_UNRECOGNIZED"}"#)));
+    let refused = peers.invite(peer(), &event(RoomVersion::V2), Vec::new()).await;
+    assert!(matches!(refused, Err(PeerError::Refused { errcode, .. }) if errcode == "M_NOT_FOUND"));
     let (net, peers) = of_old("[200, {}]", r#"{"errcode":"M_NOT_FOUND","error":"no such room"}"#).await;
     assert!(Peers::send_leave(&*peers, peer(), &event(RoomVersion::V1)).await.is_err());
     assert_eq!(net.asked().len(), 1, "it is known, the room is not");
