@@ -74,6 +74,7 @@ async fn run(config: &Config, file: Option<&Path>) -> Result<(), Failure> {
     stop.send_replace(true);
     let way_out = async {
         drain(serving).await;
+        server.save().await;
         write_out(engine, until).await;
     };
     tokio::select! {

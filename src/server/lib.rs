@@ -98,7 +98,7 @@ pub struct Server {
     lifecycle: Arc<Lifecycle>,
     federation: Option<Arc<Federation>>,
     /// Ends with the server.
-    _outbound: Option<Arc<Outbound>>,
+    outbound: Option<Arc<Outbound>>,
 }
 
 impl Server {
@@ -158,7 +158,7 @@ impl Server {
             outbound = Some(sends);
         }
         lifecycle.become_ready();
-        Ok(Self { users, syncs, edge, lifecycle, federation, _outbound: outbound })
+        Ok(Self { users, syncs, edge, lifecycle, federation, outbound })
     }
 
     /// Everything that is served over HTTP.
@@ -188,5 +188,13 @@ impl Server {
     pub fn stop(&self) {
         self.lifecycle.stop();
         self.syncs.shut_down();
+    }
+
+    /// For a process that ends, once nobody is answered any more: stores how far other servers have been told, so that they
+    /// are not told again after the next start.
+    pub async fn save(&self) {
+        if let Some(outbound) = &self.outbound {
+            outbound.save().await;
+        }
     }
 }

@@ -311,3 +311,19 @@ async fn a_server_that_begins_to_federate_begins_now() {
     w.settle().await;
     assert_eq!(w.script.texts("far.test"), ["now"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_saved_at_the_end_is_not_sent_again() {
+    let w = World::new().await;
+    let room = w.room(&["@bob:far.test"]).await;
+    w.settle().await;
+    // The cursor was stored just now: it is not stored again within the second.
+    w.pass_ms(5_000).await;
+    w.say(&room, "@alice:hearth.test", "last").await;
+    w.settle().await;
+    assert_eq!(w.script.texts("far.test").last().map(String::as_str), Some("last"));
+    w.outbound.save().await;
+    let w = w.restarted().await;
+    w.settle().await;
+    assert!(w.script.take("far.test").is_empty());
+}
