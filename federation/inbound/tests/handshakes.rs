@@ -142,7 +142,7 @@ async fn our_users_are_invited() {
     let unknown = json!({ "room_version": "99", "event": text(&invite) });
     let (status, answer) = world.put(FAR, &path, &unknown).await;
     assert_eq!((status, &answer["errcode"]), (400, &json!("M_INCOMPATIBLE_ROOM_VERSION")));
-    assert_eq!(world.refused("else.test", "PUT", &path, &body).await, expect(403, "M_FORBIDDEN"));
+    assert_eq!(world.refused("else.test", "PUT", &path, &body).await, expect(400, "M_INVALID_PARAM"));
     let many = json!({ "room_version": "11", "event": text(&invite), "invite_room_state": vec![1; 201] });
     assert_eq!(world.refused(FAR, "PUT", &path, &many).await, expect(400, "M_BAD_JSON"));
     assert_eq!(world.refused(FAR, "PUT", &path, &json!({ "event": 1 })).await, expect(400, "M_BAD_JSON"));
