@@ -105,3 +105,29 @@ async fn what_one_server_can_have_kept_is_bounded_and_given_up_after_a_day() {
     assert_eq!(kept().await, 0);
     assert!(scene.stored(&sent[0]).await.is_none());
 }
+
+/// One that cannot be finished for long does not make others wait as long.
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_later_is_tried_soon() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = shared_room(&a, &[&b]).await;
+    b.hears_half(&a, &room_id).await;
+    tokio::time::sleep(Duration::from_secs(3_100)).await;
+    let [first, last] = b.hears_half(&a, &room_id).await;
+    b.net.down.lock().clear();
+    let since = tokio::time::Instant::now();
+    b.finishes(&room_id).await;
+    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
+    assert!(b.has(&room_id, &first).await && b.has(&room_id, &last).await);
+}
+
+/// Only the first event of a room follows none; another that does not need not be tried again.
+#[tokio::test]
+async fn what_follows_nothing_is_not_kept() {
+    let scene = Scene::new(RoomVersion::V11).await;
+    let id = ruma::EventId::new_v1(ruma::server_name!("two"));
+    let first = scene.room().build_named(&[], &Act::say(BOB, "first"), &id);
+    let result = scene.send(&[&first]).await.remove(0);
+    assert!(matches!(result, Err(ReceiveError::Incomplete(_))), "{result:?}");
+    assert_eq!(scene.world.store.unfinished_rooms().await.unwrap(), []);
+}
