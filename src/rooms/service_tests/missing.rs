@@ -58,6 +58,8 @@ async fn after_a_long_silence_there_is_a_gap() {
     scene.world.check().await;
     // The missing one comes: it is part of the past, and the gap moves below it.
     scene.take(&said[first - 1]).await;
+    let number = scene.stored(&said[first - 1]).await.unwrap().number;
+    assert_eq!(scene.stored(&said[first]).await.unwrap().header.prevs, [number], "walks do not end there");
     let ends = scene.extremities().await;
     assert!(!ends.contains(said[first - 1].event_id().as_str()), "something follows it");
     assert!(!gaps(&scene, room).await.iter().flatten().any(|id| id == said[first - 1].event_id().as_str()));
@@ -450,6 +452,22 @@ async fn a_state_with_holes_is_used_without_them() {
     let placed = scene.stored(&name).await.unwrap();
     assert_eq!(placed.number, stored.number);
     assert!(!placed.header.flags.has(EventFlags::OUTLIER) && scene.is_shown(&name).await);
+    scene.world.check().await;
+}
+
+/// Asked for an event of a state, a server gives another: then the whole state is asked for.
+#[tokio::test]
+async fn a_wrong_event_leaves_no_hole_in_a_state() {
+    let scene = Scene::new(V).await;
+    open_topic(&scene).await;
+    let set = scene.go_on(&topic(BOB, "set in the dark"));
+    let between = scene.go_on(&Act::say(BOB, "hi"));
+    let last = scene.go_on(&Act::say(BOB, "and on"));
+    scene.script.mistaken.lock().insert(set.event_id().to_owned(), between.event_id().to_owned());
+    scene.script.refused.lock().insert("missing_events");
+    scene.take(&last).await;
+    assert_eq!(scene.world.state(&scene.room_id, "m.room.topic", "").await.unwrap()["topic"], "set in the dark");
+    assert!(scene.asked().contains(&"state"));
     scene.world.check().await;
 }
 
