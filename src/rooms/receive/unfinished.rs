@@ -63,8 +63,7 @@ impl Rooms {
         // As they are stored: what came may be longer than an event can be.
         let parsed = lacking.into_iter().filter_map(|json| RawEvent::parse(identity.version, json).ok());
         // What follows nothing never gets a place.
-        let parsed = parsed
-            .filter(|raw| std::env::var("MUT").is_ok_and(|m| m == "11a") || !raw.unchecked().prev_events().is_empty());
+        let parsed = parsed.filter(|raw| !raw.unchecked().prev_events().is_empty());
         let keyed = parsed.map(|raw| (unfinished_key(room, raw.event_id().as_str()), raw.unchecked().json().clone()));
         let kept = store.unfinished_events(room, KEPT_MAX).await?;
         let of_origin = kept.iter().filter(|(_, row)| row.origin == origin.as_str()).count();
@@ -83,7 +82,7 @@ impl Rooms {
             store.commit(write).await?;
         }
         self.finish_later(room);
-        if is_any_kept && !std::env::var("MUT").is_ok_and(|m| m == "11c") {
+        if is_any_kept {
             self.unfinished.call(room);
         }
         Ok(())
