@@ -197,7 +197,7 @@ impl Source<'_> {
         let wanted = MissingEvents { earliest, latest, limit, min_depth };
         let mut events = self.writer.peers.missing_events(self.origin, self.room_id, wanted).await?;
         events.truncate(limit);
-        self.checked(events, None).await.map_err(|error| PeerError::Unreachable(error.to_string()))
+        self.checked(events, None).await.map_err(unchecked)
     }
 
     /// The depth of the event before which the room's history is not here. What came before it is not news: it is fetched
@@ -220,7 +220,7 @@ impl Source<'_> {
             let event = peers.event(self.origin, &id).await?;
             let wanted = HashSet::from([id]);
             let checked = self.checked(vec![event], Some(&wanted)).await;
-            let checked = checked.map_err(|error| PeerError::Unreachable(error.to_string()))?;
+            let checked = checked.map_err(unchecked)?;
             let event = checked.into_iter().next();
             let event = event.ok_or_else(|| PeerError::Malformed("not the event that was asked for".to_owned()))?;
             prevs.push(Prev { event, state: state.state, auth_chain: state.auth_chain });
@@ -230,24 +230,32 @@ impl Source<'_> {
 
     /// Events of the state before an event.
     async fn fetch_events(&self, at: &OwnedEventId, ids: Vec<OwnedEventId>) -> Result<Vec<SignedEvent>, PeerError> {
-        let (peers, count) = (&self.writer.peers, ids.len());
-        let wanted: HashSet<OwnedEventId> = ids.iter().cloned().collect();
-        let mut events: Vec<EventBytes> = Vec::new();
-        if count <= ONE_BY_ONE_MAX {
+        let peers = &self.writer.peers;
+        let mut wanted: HashSet<OwnedEventId> = ids.iter().cloned().collect();
+        let mut good = Vec::new();
+        if ids.len() <= ONE_BY_ONE_MAX {
             let fetch = async |id: OwnedEventId| peers.event(self.origin, &id).await.ok();
             let each: Vec<_> = ids.into_iter().map(fetch).collect();
-            events = stream::iter(each).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
+            let each = stream::iter(each).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
+            good = self.checked(each, Some(&wanted)).await.map_err(unchecked)?;
         }
-        if events.len() < count {
+        // What came may be anything.
+        for event in &good {
+            wanted.remove(event.event().event_id());
+        }
+        if !wanted.is_empty() {
             let _permit = self.writer.fetches.states.acquire().await.expect("the semaphore is never closed");
             // Also for a server that was put out: of the room's events it is given no single one any more, but that state.
             match peers.state(self.origin, self.room_id, at).await {
-                Ok(state) => events = state.state.into_iter().chain(state.auth_chain).collect(),
-                Err(error) if events.is_empty() => return Err(error),
+                Ok(state) => {
+                    let all: Vec<EventBytes> = state.state.into_iter().chain(state.auth_chain).collect();
+                    good.extend(self.checked(all, Some(&wanted)).await.map_err(unchecked)?);
+                }
+                Err(error) if good.is_empty() => return Err(error),
                 Err(error) => tracing::info!(server = %self.origin, %error, "not all of a state was fetched"),
             }
         }
-        self.checked(events, Some(&wanted)).await.map_err(|error| PeerError::Unreachable(error.to_string()))
+        Ok(good)
     }
 
     /// Events of an auth chain that are not stored, checked.
@@ -277,6 +285,11 @@ impl Source<'_> {
 
 fn is_placed(stored: &hearth_store::StoredEvent) -> bool {
     !stored.header.flags.has(EventFlags::OUTLIER) && stored.header.state_after != hearth_store::StateVersion::UNKNOWN
+}
+
+/// What came could not be checked.
+fn unchecked(error: ReceiveError) -> PeerError {
+    PeerError::Unreachable(error.to_string())
 }
 
 /// Our own trouble while we ask somebody else.

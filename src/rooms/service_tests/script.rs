@@ -1,6 +1,6 @@
 //! Another server that answers as a test has it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use hearth_core::{Event, PublicKeys, RoomVersion};
@@ -30,6 +30,8 @@ pub(crate) struct Script {
     pub(crate) unlisted: Mutex<HashSet<OwnedEventId>>,
     /// It does not tell the state before these.
     pub(crate) untold: Mutex<HashSet<OwnedEventId>>,
+    /// Asked for one of these, it gives the other.
+    pub(crate) mistaken: Mutex<HashMap<OwnedEventId, OwnedEventId>>,
     /// It takes requests and never answers.
     pub(crate) is_silent: Mutex<bool>,
     /// It says no to these endpoints.
@@ -106,7 +108,8 @@ impl Peers for Script {
         _server: &'a ServerName,
         event: &'a EventId,
     ) -> BoxFuture<'a, Result<EventBytes, PeerError>> {
-        let event = self.json([&event.to_owned()]).pop();
+        let given = self.mistaken.lock().get(event).cloned().unwrap_or_else(|| event.to_owned());
+        let event = self.json([&given]).pop();
         self.answer("event", event)
     }
 
