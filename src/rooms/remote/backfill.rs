@@ -217,12 +217,21 @@ impl Rooms {
             .map(|event| (event.event_id().to_owned(), event))
             .collect();
         let ids: Vec<OwnedEventId> = by_id.keys().cloned().collect();
-        for (id, is_placed) in ids.iter().zip(self.are_placed(room, &ids).await?) {
-            if is_placed {
-                by_id.remove(id);
+        let mut placed: HashMap<OwnedEventId, Event> = HashMap::new();
+        let are_placed = self.are_placed(room, &ids).await?;
+        for (id, is_placed) in ids.into_iter().zip(are_placed) {
+            if is_placed && let Some(event) = by_id.remove(&id) {
+                placed.insert(id, event);
             }
         }
-        let mut open: VecDeque<OwnedEventId> = missing.iter().cloned().collect();
+        let mut open: VecDeque<OwnedEventId> = VecDeque::new();
+        for id in missing {
+            match placed.get(id) {
+                // It has come by another way, and is not shown: what it follows is missing still.
+                Some(event) => open.extend(event.prev_events().iter().cloned()),
+                None => open.push_back(id.clone()),
+            }
+        }
         let mut wanted = Vec::new();
         while let Some(id) = open.pop_front() {
             if let Some(event) = by_id.remove(&id) {

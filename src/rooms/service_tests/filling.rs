@@ -218,6 +218,29 @@ async fn events_that_never_were_do_not_hide_those_that_were() {
     assert_eq!(timeline(&b, &room_id).await, timeline(&a, &room_id).await);
 }
 
+/// What is missing has come by another way and is not shown, so that the gap is still in front of it.
+#[tokio::test]
+async fn a_gap_in_front_of_what_is_here_but_not_shown_is_filled() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    chatter(&a, &room_id, 150).await;
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    assert_eq!(fill(&b, &room_id).await, 100);
+    let (store, room) = (&b.world.store, b.world.number(&room_id).await);
+    let (order, mut row) = store.gaps(room, .., 1, true).await.unwrap().remove(0);
+    let missing = backward_key(room, &row.missing[0]);
+    let citing: BackwardRow = store.get(Table::Tl, &missing).await.unwrap().unwrap();
+    let here = store.event(room, citing.cited_by).await.unwrap().unwrap().event.event_id().to_string();
+    let mut write = Write::new(room.partition());
+    write.delete(Table::Tl, missing);
+    row.missing = vec![here.clone()];
+    write.put(Table::Tl, backward_key(room, &here), &BackwardRow { event_id: here, ..citing });
+    write.put(Table::Tl, gap_key(room, order), &row);
+    store.commit(write).await.unwrap();
+    while fill(&b, &room_id).await > 0 {}
+    assert_eq!(timeline(&b, &room_id).await, timeline(&a, &room_id).await);
+}
+
 /// Messages of alice, many at a time.
 async fn chatter(town: &Town, room_id: &OwnedRoomId, count: usize) {
     const AT_ONCE: usize = 100;
