@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use hearth_core::RoomVersion;
-use hearth_store::StateVersion;
+use hearth_ports::Table;
+use hearth_store::{StateVersion, Write, tables::head_key};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId};
 use serde_json::json;
 
 use super::{
     PATIENCE,
+    elsewhere::Act,
     joining::{assert_agree, assert_refused},
+    script::{BOB, Scene},
     twin::{Town, towns},
 };
 use crate::{MemberAction, Membership, Preset, SendError};
@@ -308,4 +312,34 @@ async fn strangers_do_not_crowd_out_what_waits_for_the_members() {
     a.net.mute.lock().clear();
     b.completes().await;
     assert!(b.has(&room_id, &said).await);
+}
+
+/// The room has its members in the moment in which events would be kept until it has: nobody would take them any more.
+#[tokio::test]
+async fn nothing_waits_for_members_that_are_here() {
+    let scene = Scene::new(RoomVersion::DEFAULT).await;
+    let (store, room) = (&scene.world.store, scene.world.number(&scene.room_id).await);
+    let say_partial = async |partial: bool| {
+        let mut head = scene.world.head(&scene.room_id).await;
+        head.partial = partial;
+        let mut write = Write::new(room.partition());
+        write.put(Table::Rm, head_key(room), &head);
+        store.commit(write).await.unwrap();
+    };
+    say_partial(true).await;
+    *scene.world.rooms.writer.active(room).cache.lock().await = None;
+    let said = scene.go_on(&Act::say(BOB, "hi"));
+    let keep = |then: bool| {
+        let (json, done) = (said.json().clone(), say_partial(false));
+        let events = move || {
+            if then {
+                done.now_or_never().expect("an engine in memory answers at once");
+            }
+            vec![json]
+        };
+        scene.world.rooms.hold_back(ruma::server_name!("two"), room, events)
+    };
+    assert_eq!(keep(false).await.unwrap(), Some(1));
+    assert_eq!(keep(true).await.unwrap(), None);
+    assert_eq!(store.count_waiting_events(room).await.unwrap(), 1);
 }

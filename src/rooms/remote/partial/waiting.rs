@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use hearth_ports::{EventBytes, Table};
 use hearth_store::{
-    RoomNumber, Write, encode,
-    tables::{WAITING_POSITION_OFFSET, WaitingRow, waiting_key, waiting_prefix},
+    CommitError, RoomNumber, Write, encode,
+    tables::{WAITING_POSITION_OFFSET, WaitingRow, head_key, waiting_key, waiting_prefix},
 };
 use ruma::{OwnedServerName, ServerName};
 
 use super::Job;
-use crate::{ReceiveError, SendError, rooms::Rooms};
+use crate::{ReceiveError, SendError, cache::RoomCache, rooms::Rooms, writer::ATTEMPTS_MAX};
 
 /// Events that wait for one room. Of more, what comes later leads to those that were let go.
 const WAITING_MAX: usize = 5_000;
@@ -45,11 +45,33 @@ impl Rooms {
         // While this is held, nobody says that the room is complete and takes what has waited so far.
         let active = self.writer.active(room);
         let mut slot = active.cache.lock().await;
-        let cache =
-            self.writer.load(&mut slot, room).await.map_err(|error| ReceiveError::Unavailable(error.to_string()))?;
-        if !cache.head.partial {
-            return Ok(None);
+        let mut lost = 0;
+        loop {
+            let cache = self.writer.load_known(&mut slot, room).await?.ok_or(ReceiveError::NotInRoom)?;
+            if !cache.head.partial {
+                return Ok(None);
+            }
+            if let Some(kept) = self.keep_waiting(cache, origin, &events).await? {
+                return Ok(Some(kept));
+            }
+            // A room that is not in use is forgotten, and what was held then is not what others hold: somebody has said it.
+            *slot = None;
+            lost += 1;
+            if lost == ATTEMPTS_MAX {
+                return Err(ReceiveError::Unavailable("too much happens in the room".to_owned()));
+            }
+            self.writer.pause_after(lost).await;
         }
+    }
+
+    /// Keeps as many of the events as may be, and says how many; `None`: the room is not what is known of it any more.
+    async fn keep_waiting(
+        &self,
+        cache: &RoomCache,
+        origin: &ServerName,
+        events: &[EventBytes],
+    ) -> Result<Option<usize>, ReceiveError> {
+        let room = cache.number;
         let store = &self.writer.store;
         let waiting = self.joins.partial.waiting.lock().get(&room).copied();
         let mut waiting = match waiting {
@@ -66,13 +88,17 @@ impl Rooms {
             metrics::counter!("rooms_waiting_dropped").increment((events.len() - kept) as u64);
         }
         let mut write = Write::new(room.partition());
+        write.require(Table::Rm, head_key(room), cache.head_bytes.clone());
         for json in &events[..kept] {
             let at = write.position();
             let row = WaitingRow { origin: origin.as_str().to_owned(), json: json.to_vec() };
             let in_key = Some((WAITING_POSITION_OFFSET, at));
             write.put_filled(Table::Ev, waiting_key(room, 0), encode(&row), in_key, &[]);
         }
-        store.commit(write).await?;
+        match store.commit(write).await {
+            Err(CommitError::Conflict) => return Ok(None),
+            committed => drop(committed?),
+        }
         waiting.all += kept;
         waiting.of_strangers += if is_stranger { kept } else { 0 };
         self.joins.partial.waiting.lock().insert(room, waiting);
