@@ -62,7 +62,7 @@ const STATE_EVENTS_AT_ONCE: usize = 2_000;
 
 /// How long what is fetched for one gap may take, from all servers together: a reader waits for it, and so do others who
 /// read there.
-const FETCH_TIME: Duration = Duration::from_secs(30);
+pub(super) const FETCH_TIME: Duration = Duration::from_secs(30);
 
 /// How long a gap is left alone that nobody could fill, in milliseconds.
 const FAILED_MS: u64 = 60_000;

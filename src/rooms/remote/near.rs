@@ -3,8 +3,9 @@
 
 use hearth_store::{LoadError, Order, RoomNumber};
 use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName};
+use tokio::time::timeout;
 
-use super::backfill::{Past, Target};
+use super::backfill::{FETCH_TIME, Past, Target};
 use crate::{SendError, rooms::Rooms};
 
 /// Servers that are asked.
@@ -16,7 +17,7 @@ const GAPS_MAX: usize = 100;
 impl Rooms {
     /// An event that another server has nearer to a time than `known_ms`, the time of the one that was found here (all in
     /// milliseconds since the Unix epoch): it is fetched, so that whoever asked can read it. `None`: there is none, or
-    /// our history has no gaps.
+    /// our history has no gaps, or nobody answers in time.
     pub async fn fetch_near(
         &self,
         room_id: &RoomId,
@@ -30,6 +31,24 @@ impl Rooms {
         if !is_in || self.is_partial(room).await? || store.gaps(room, .., 1, false).await?.is_empty() {
             return Ok(None);
         }
+        match timeout(FETCH_TIME, self.ask_near(room, room_id, at_ms, backwards, known_ms)).await {
+            Ok(found) => found,
+            Err(_) => {
+                tracing::info!(%room_id, "no event near a time was fetched in time");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Asks one server after the other.
+    async fn ask_near(
+        &self,
+        room: RoomNumber,
+        room_id: &RoomId,
+        at_ms: u64,
+        backwards: bool,
+        known_ms: Option<u64>,
+    ) -> Result<Option<(OwnedEventId, u64)>, SendError> {
         for server in self.others_in_room(room_id).await?.iter().take(SERVERS_MAX) {
             let Ok((event_id, ts_ms)) = self.writer.peers.event_near(server, room_id, at_ms, backwards).await else {
                 continue;

@@ -79,3 +79,13 @@ async fn a_server_that_joins_much_stops_no_joins_of_others() {
     assert_eq!(a.membership(&room_id, &b.user("bob")).await, Some(Membership::Join));
     assert!(turns.iter().flatten().count() > 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_looks_for_an_event_near_a_time_waits_only_so_long() {
+    let [a, b] = towns(["a.test", "b.test"]).await;
+    let room_id = a.create("alice", Preset::Public).await;
+    b.join(&room_id, "bob", &[&a]).await.unwrap();
+    hang(&a, "event_near");
+    let found = timeout(Duration::from_secs(60), b.world.rooms.fetch_near(&room_id, 0, false, None)).await;
+    assert!(matches!(found, Ok(Ok(None))), "{found:?}");
+}

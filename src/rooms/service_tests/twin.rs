@@ -438,6 +438,7 @@ impl Peers for Link {
         backwards: bool,
     ) -> BoxFuture<'a, Result<(OwnedEventId, u64), PeerError>> {
         Box::pin(async move {
+            self.wait_for(server, "event_near").await;
             let rooms = self.of(server, "event_near")?;
             rooms.serve_event_near(&self.own, room, at_ms, backwards).await.map_err(serve_error)
         })
