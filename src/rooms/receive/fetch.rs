@@ -110,7 +110,7 @@ impl Source<'_> {
                     let answer = self.in_time(deadline, peers.event_auth(self.origin, self.room_id, &of)).await;
                     let events = match answer {
                         Some(chain) => self.checked_chain(chain).await?,
-                        None => self.in_time(deadline, self.fetch_events(&of, missing)).await.unwrap_or_default(),
+                        None => self.in_time(deadline, self.fetch_events(&of, missing)).await.unwrap_or_default().0,
                     };
                     catchup.rest(events);
                 }
@@ -125,7 +125,12 @@ impl Source<'_> {
                 }
                 Step::FetchEvents { at, ids } => {
                     let answer = self.in_time(deadline, self.fetch_events(&at, ids)).await;
-                    catchup.rest(answer.unwrap_or_default());
+                    let (events, is_answered) = answer.unwrap_or_default();
+                    catchup.rest(events);
+                    if !is_answered {
+                        // Holes that are nobody's doing would stay in the state for good.
+                        catchup.state(&at, None);
+                    }
                 }
                 Step::Done => break,
             }
@@ -228,8 +233,12 @@ impl Source<'_> {
         Ok(prevs)
     }
 
-    /// Events of the state before an event.
-    async fn fetch_events(&self, at: &OwnedEventId, ids: Vec<OwnedEventId>) -> Result<Vec<SignedEvent>, PeerError> {
+    /// Events of the state before an event, and whether the other server has said all that it had to say.
+    async fn fetch_events(
+        &self,
+        at: &OwnedEventId,
+        ids: Vec<OwnedEventId>,
+    ) -> Result<(Vec<SignedEvent>, bool), PeerError> {
         let peers = &self.writer.peers;
         let mut wanted: HashSet<OwnedEventId> = ids.iter().cloned().collect();
         let mut good = Vec::new();
@@ -251,11 +260,13 @@ impl Source<'_> {
                     let all: Vec<EventBytes> = state.state.into_iter().chain(state.auth_chain).collect();
                     good.extend(self.checked(all, Some(&wanted)).await.map_err(unchecked)?);
                 }
-                Err(error) if good.is_empty() => return Err(error),
-                Err(error) => tracing::info!(server = %self.origin, %error, "not all of a state was fetched"),
+                Err(error) => {
+                    tracing::info!(server = %self.origin, %error, "not all of a state was fetched");
+                    return Ok((good, !matches!(error, PeerError::Unreachable(_) | PeerError::BackingOff { .. })));
+                }
             }
         }
-        Ok(good)
+        Ok((good, true))
     }
 
     /// Events of an auth chain that are not stored, checked.

@@ -471,6 +471,25 @@ async fn a_wrong_event_leaves_no_hole_in_a_state() {
     scene.world.check().await;
 }
 
+/// The connection breaks in the middle of a state.
+#[tokio::test]
+async fn half_a_state_is_none() {
+    let scene = Scene::new(V).await;
+    open_topic(&scene).await;
+    scene.go_on(&topic(BOB, "set in the dark"));
+    scene.go_on(&Act::say(BOB, "hi"));
+    let last = scene.go_on(&Act::say(BOB, "and on"));
+    scene.script.refused.lock().insert("missing_events");
+    scene.script.unreachable.lock().extend(["event", "state"]);
+    let result = scene.send(&[&last]).await.remove(0);
+    assert!(matches!(result, Err(ReceiveError::Incomplete(_))), "{result:?}");
+    assert!(scene.stored(&last).await.is_none());
+    scene.script.unreachable.lock().clear();
+    scene.take(&last).await;
+    assert_eq!(scene.world.state(&scene.room_id, "m.room.topic", "").await.unwrap()["topic"], "set in the dark");
+    scene.world.check().await;
+}
+
 #[tokio::test]
 async fn auth_events_that_are_missing_are_fetched() {
     let scene = Scene::new(V).await;

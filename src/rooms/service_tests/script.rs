@@ -36,6 +36,8 @@ pub(crate) struct Script {
     pub(crate) is_silent: Mutex<bool>,
     /// It says no to these endpoints.
     pub(crate) refused: Mutex<HashSet<&'static str>>,
+    /// At these it is not reached.
+    pub(crate) unreachable: Mutex<HashSet<&'static str>>,
     /// What it was asked, by endpoint.
     pub(crate) asked: Mutex<Vec<&'static str>>,
     /// Less deep it was not to look for missing events, each time that it was asked for some.
@@ -51,6 +53,9 @@ impl Script {
         self.asked.lock().push(what);
         if *self.is_silent.lock() {
             return Box::pin(std::future::pending());
+        }
+        if self.unreachable.lock().contains(what) {
+            return Box::pin(std::future::ready(Err(PeerError::Unreachable("the connection broke".to_owned()))));
         }
         let answer = answer.filter(|_| !self.refused.lock().contains(what)).ok_or(PeerError::Denied);
         Box::pin(std::future::ready(answer))
