@@ -170,8 +170,8 @@ async fn receive_in(state: &Inbound, origin: &ServerName, room: ForRoom) -> Vec<
 }
 
 /// What the other server is told of an event; an error if the transaction is to be sent again. "If no error is present,
-/// the PDU can be considered successfully handled", as one is that the rules refuse: it is stored as refused, what rests
-/// on it is refused by it, and nobody need send it again.
+/// the PDU can be considered successfully handled", as one is that the rules refuse: what rests on it is refused by it, and
+/// nobody need send it again.
 fn outcome(origin: &ServerName, result: Result<(), ReceiveError>) -> Result<Value, Error> {
     let label = match &result {
         Ok(()) => "taken",
