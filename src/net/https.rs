@@ -225,13 +225,18 @@ impl HttpBody for Stream {
 struct TargetKey {
     host: String,
     tls_name: String,
+    /// Sorted: a set. Behind another port there may be another server of the same name. (Addresses change.)
+    ports: Vec<u16>,
     /// Whose certificate was not looked at is trusted for no other request.
     is_unverified: bool,
 }
 
 impl TargetKey {
     fn of(request: &HttpRequest, is_unverified: bool) -> Self {
-        Self { host: request.host.clone(), tls_name: request.target.tls_name.clone(), is_unverified }
+        let mut ports: Vec<u16> = request.target.addresses.iter().map(SocketAddr::port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        Self { host: request.host.clone(), tls_name: request.target.tls_name.clone(), ports, is_unverified }
     }
 }
 
