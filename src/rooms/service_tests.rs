@@ -21,6 +21,7 @@ pub(crate) mod elsewhere;
 mod filling;
 mod following;
 mod hanging;
+mod inviting;
 mod joining;
 mod memberships;
 mod missing;
