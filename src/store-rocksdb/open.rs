@@ -113,8 +113,16 @@ pub(crate) fn open_read_only(path: &Path, options: &Options) -> Result<Shared, O
         if attempt == READ_ONLY_ATTEMPTS {
             return Err(error);
         }
-        thread::sleep(attempt * READ_ONLY_PAUSE);
+        pause(attempt * READ_ONLY_PAUSE);
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a command opens a store so, on a thread of its own, and has nothing else to do"
+)]
+fn pause(time: Duration) {
+    thread::sleep(time);
 }
 
 /// The write-ahead logs in the folder, by name.

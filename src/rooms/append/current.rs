@@ -40,7 +40,7 @@ impl Group<'_> {
         };
         if changes.len() > CHANGES_MAX {
             // Whatever comes next would have to change as much: nothing is taken any more.
-            metrics::counter!("rooms_standing_still").increment(1);
+            metrics::counter!("hearth_rooms_standing_still_total").increment(1);
             let (room_id, changes) = (&cache.id, changes.len());
             tracing::error!(%room_id, changes, "a room stands still: for it to go on, all its users of this server must leave and join again");
             return Err(PlaceError::TooMuch("the room's state would change in too many places at once"));
