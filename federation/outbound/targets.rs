@@ -235,17 +235,21 @@ impl Targets {
         Ok(self.at(room, stored.header.state_after).await?.joined.contains_key(server))
     }
 
-    /// Whether a server comes into the room with this join of a user of it: nobody of it was there before. Asked of the state
-    /// before the join, as by the time at which it is read others may have followed.
+    /// Whether a server comes into the room with this join of a user of it: nobody of it was there before. If others of it are
+    /// there now, the state before the join is asked, which they may have followed.
     pub(super) async fn comes_with(
         &self,
         room: RoomNumber,
         join: &StoredEvent,
         server: &ServerName,
     ) -> Result<bool, LoadError> {
+        // The count is there; of a large room not seen before, the servers must be read first.
+        let is_alone = self.store.joined_from(room, server).await? <= 1;
         match join.header.state_before {
-            StateVersion::UNKNOWN => Ok(self.store.joined_from(room, server).await? <= 1),
-            before => Ok(!self.at(room, before).await?.joined.contains_key(server)),
+            before if !is_alone && before != StateVersion::UNKNOWN => {
+                Ok(!self.at(room, before).await?.joined.contains_key(server))
+            }
+            _ => Ok(is_alone),
         }
     }
 
